@@ -1,0 +1,41 @@
+# The whole house in six targets. VENV and PYTHON can be set from outside.
+VENV ?= .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: install quickstart test lint bench docs clean
+
+# Torch first and pinned: left to the resolver it pulls gigabytes of CUDA packages.
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' $(foreach p,$(PLUGINS),-e $(dir $(p)))
+	touch $@
+
+# Real purchases where ../shared/data is present, else a synthetic world; EVENTS=path for your own.
+quickstart: install
+	$(BIN)/python examples/quickstart.py $(if $(EVENTS),--events $(EVENTS))
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Side by side with the rivals, one thread; hours. See benchmarks/RESULTS.md.
+bench: install
+	bash benchmarks/rivals/setup.sh
+	$(BIN)/python benchmarks/compare.py all
+
+# Every code block and doctest in the documentation is run.
+docs: install
+	$(BIN)/python -m pytest --doctest-modules unirep_feast plugins/clue/unirep_feast_clue README.md
+
+clean:
+	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""CLUE: contrastive pre-training of sequence-level user representations."""

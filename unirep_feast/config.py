@@ -1,0 +1,322 @@
+"""The representation spec: YAML in, one frozen object out, every problem reported at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from unirep_feast.errors import SpecError
+
+MICROSECONDS_PER_SECOND = 1_000_000
+MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS_PER_SECOND
+
+
+def parse_instant(value: object) -> int:
+    """Read a point in time as int64 microseconds since 1970 UTC.
+
+    Args:
+        value: an ISO date or date-time (text or object); without an offset it is UTC. An ``int`` is
+            taken as microseconds already.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str | date):
+        raise ValueError(f"wanted an ISO date or date-time, found {value!r}")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError(
+                f"wanted an ISO date or date-time such as 2011-06-01 or 2011-06-01T12:00:00Z, "
+                f"found {value!r}"
+            ) from None
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    delta = value - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * MICROSECONDS_PER_SECOND + delta.microseconds
+
+
+def format_instant(microseconds: int) -> str:
+    """Write a point in time as ISO 8601 UTC, microseconds only where there are any."""
+    seconds, rest = divmod(microseconds, MICROSECONDS_PER_SECOND)
+    text = datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return text + (f".{rest:06d}Z" if rest else "Z")
+
+
+Instant = Annotated[
+    int, BeforeValidator(parse_instant), PlainSerializer(format_instant, when_used="json")
+]
+
+
+class Frozen(BaseModel):
+    """Base of every settings model: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventColumns(Frozen):
+    """Which column of the source holds what."""
+
+    user: str = Field("user_id", description="who acted; int or string")
+    item: str = Field("item_id", description="what was acted on; int or string")
+    time: str = Field("event_timestamp", description="when; timestamp with a time zone")
+    type: str | None = Field(None, description="kind of event; string")
+    value: str | None = Field(None, description="amount, price or rating; number")
+
+
+class FeastEvents(Frozen):
+    """A data source that is already declared in a Feast repo."""
+
+    repo: str = Field(".", description="folder with feature_store.yaml, relative to the spec")
+    source: str = Field(description="name of the data source in the registry")
+
+
+class EventsConfig(Frozen):
+    """Where the event log is and how strictly it is read."""
+
+    path: str | None = Field(None, description="parquet file, folder or glob, relative to the spec")
+    feast: FeastEvents | None = Field(None, description="read from a Feast data source instead")
+    columns: EventColumns = EventColumns()
+    types: tuple[str, ...] | None = Field(None, description="keep only these event types")
+    assume_timezone: str | None = Field(
+        None, description="the zone of times that carry none, e.g. UTC; without it they are refused"
+    )
+    drop_invalid: bool = Field(False, description="drop (and count) rows with a null user/item/time")
+    drop_future: bool = Field(False, description="drop (and count) rows later than now")
+    duplicates: Literal["drop", "keep", "error"] = Field(
+        "drop", description="rows equal in user, item, time, type and value"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EventsConfig:
+        if (self.path is None) == (self.feast is None):
+            raise ValueError("give exactly one of `path` and `feast`")
+        if self.types is not None and self.columns.type is None:
+            raise ValueError("`types` needs `columns.type`, the column that holds the event type")
+        return self
+
+
+class ItemsConfig(Frozen):
+    """Where item titles and categories are."""
+
+    path: str = Field(description="parquet file, folder or glob, relative to the spec")
+    item: str = Field("item_id", description="column with the item id")
+    title: str | None = Field("title", description="column with the title; null if there is none")
+    category: str | None = Field("category", description="string or list column; null if none")
+
+
+class VocabularyConfig(Frozen):
+    """Which items get a code of their own."""
+
+    min_count: int = Field(1, ge=1, description="events an item needs before `training.until`")
+    max_items: int | None = Field(None, ge=1, description="keep the most frequent; others are UNK")
+
+
+class PartConfig(Frozen):
+    """One part of the trio: which registered one, with what settings."""
+
+    name: str | None = Field(None, description="registered name; defaults to the `plugin`")
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingConfig(Frozen):
+    """The fit loop."""
+
+    until: Instant | None = Field(
+        None, description="train on events strictly before this; default: just after the last one"
+    )
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(64, ge=2, description="units per step, over all ranks")
+    epochs: float | None = Field(None, gt=0, description="stop after so many passes over the units")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop after so long; a run stopped by the clock is not repeatable"
+    )
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(5.0, gt=0, description="gradient norm; null for none")
+    validation: float = Field(0.05, ge=0, lt=1, description="share of units, by hash of the user")
+    test: float = Field(0.0, ge=0, lt=1, description="share of units scored once, at the end")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+    patience: int | None = Field(5, ge=1, description="validations without a new best; null: never")
+    log_every: int = Field(20, ge=1, description="steps per record")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the latest are kept")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    bf16: bool = Field(True, description="autocast to bfloat16, on CUDA only")
+    compile: bool = Field(False, description="torch.compile the encoder")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
+    tensorboard: bool = Field(False, description="write event files beside the checkpoints")
+    init_from: str | None = Field(None, description="run id whose encoder weights training starts at")
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainingConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("`validation` + `test` must leave units to train on")
+        return self
+
+
+class EncodeConfig(Frozen):
+    """Inference: what a batch may hold, and who is encoded."""
+
+    cells: int = Field(16_384, ge=64, description="users × steps per batch, padding included")
+    block_users: int = Field(65_536, ge=1, description="users held in memory at once")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
+
+
+class ViewConfig(Frozen):
+    """What the Feast side looks like."""
+
+    entity: str = Field("user", description="name of the Feast entity")
+    join_key: str = Field("user_id", description="its join key, and the id column of snapshots")
+    ttl_days: float | None = Field(None, gt=0, description="how long a vector is valid; null: always")
+    online: bool = True
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class RepresentationSpec(Frozen):
+    """One representation: events in, a trio of parts, training, snapshots, a feature view."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
+    events: EventsConfig
+    items: ItemsConfig | None = None
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    plugin: str | None = Field(None, description="takes encoder, objective and sampler from it")
+    encoder: PartConfig = PartConfig()
+    objective: PartConfig | None = None
+    sampler: PartConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    encode: EncodeConfig = EncodeConfig()
+    view: ViewConfig = ViewConfig()
+    storage: str = Field("data/unirep", description="runs and snapshots, relative to the spec")
+    catalog: str | None = Field(
+        None, description="SQLAlchemy URL; default: $UNIREP_CATALOG, else SQLite in `storage`"
+    )
+    folder: str = Field(".", description="what relative paths are relative to; set by the loader")
+
+    @model_validator(mode="after")
+    def _parts(self) -> RepresentationSpec:
+        if self.plugin is None and self.encoder.name is None:
+            raise ValueError("give `plugin`, or `encoder.name` with `objective` and `sampler`")
+        if self.plugin is None and (self.objective is None) != (self.sampler is None):
+            raise ValueError("`objective` and `sampler` go together: both, or neither (no training)")
+        for role, part in (("objective", self.objective), ("sampler", self.sampler)):
+            if self.plugin is None and part is not None and part.name is None:
+                raise ValueError(f"`{role}.name` is missing and there is no `plugin` to take it from")
+        return self
+
+    def part(self, role: Literal["encoder", "objective", "sampler"]) -> PartConfig | None:
+        """Return a part with its name filled in from ``plugin``, or None where there is none."""
+        given: PartConfig | None = getattr(self, role)
+        if given is None and self.plugin is None:
+            return None
+        given = given or PartConfig()
+        return PartConfig(name=given.name or self.plugin, settings=given.settings)
+
+    def resolve(self, path: str) -> str:
+        """Return a path of the spec relative to the working directory."""
+        return path if Path(path).is_absolute() or "://" in path else str(Path(self.folder) / path)
+
+    @property
+    def home(self) -> Path:
+        """Folder of everything this representation writes."""
+        return Path(self.resolve(self.storage)) / self.name
+
+    def fingerprint(self) -> str:
+        """Hash of what decides a run's weights; where things lie and how they are served do not."""
+        decisive = self.model_dump(
+            mode="json", exclude={"folder", "storage", "catalog", "view", "encode", "name"}
+        )
+        for key in ("device", "tensorboard", "threads", "keep_checkpoints", "log_every"):
+            decisive["training"].pop(key)
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RepresentationSpec:
+    """Read a representation spec.
+
+    Args:
+        path: the YAML file; relative paths in it are relative to its folder.
+        overrides: ``key.sub=value`` texts, the value in YAML, applied over the file.
+
+    Raises:
+        SpecError: the file is missing, is no YAML, or has problems (all of them are listed).
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"spec {path}: {error.strerror}; give the path of a spec file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).replace("\n", " ")
+        raise SpecError(f"spec {path} is not YAML: {line}") from None
+    if not isinstance(raw, dict):
+        raise SpecError(f"spec {path}: found {type(raw).__name__}, wanted keys such as name, events")
+    for override in overrides:
+        _override(raw, override)
+    raw.setdefault("folder", str(path.parent))
+    return parse_spec(raw, str(path))
+
+
+def parse_spec(raw: Mapping[str, Any], origin: str) -> RepresentationSpec:
+    """Turn parsed YAML or a tag's JSON into a spec; ``origin`` names it in errors."""
+    try:
+        return RepresentationSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(f"spec {origin}: {problems(error)}") from None
+
+
+def problems(error: ValidationError) -> str:
+    """Put every problem of a validation error on one line, each with its key and what was found."""
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        found = item["input"]
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key `{key}`")
+        elif item["type"] == "missing":
+            lines.append(f"`{key}` is missing")
+        elif item["type"] == "value_error" and "found" in message or isinstance(found, dict):
+            lines.append(f"{key}: {message}" if key else message)
+        else:
+            lines.append(f"{key}: {message}, found {found!r}")
+    count = f"{len(lines)} problems: " if len(lines) > 1 else ""
+    return count + "; ".join(lines)
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {text!r}: wanted key=value, such as training.max_steps=100")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise SpecError(f"--set {text!r}: {parent!r} holds {below!r}, not keys")
+        node = below
+    node[last] = yaml.safe_load(value)

@@ -1,0 +1,47 @@
+"""Every failure a user can cause or meet, as one line: what, found, wanted, what to do next."""
+
+from __future__ import annotations
+
+
+class UnirepError(Exception):
+    """Base of all expected failures; the CLI prints it as one line and exits with code 1."""
+
+
+class SpecError(UnirepError):
+    """The representation spec is wrong; lists every problem at once."""
+
+
+class EventsError(UnirepError):
+    """The event or item table cannot be read, or holds rows that cannot be used."""
+
+
+class PluginError(UnirepError):
+    """A plugin is unknown, broken, clashes with another, or broke its contract."""
+
+
+class ContractError(PluginError):
+    """An encoder, objective or sampler does not do what it declares."""
+
+
+class TrainingError(UnirepError):
+    """Training cannot start or go on."""
+
+
+class CheckpointError(UnirepError):
+    """A checkpoint is missing, damaged, or belongs to something else."""
+
+
+class SnapshotError(UnirepError):
+    """A snapshot cannot be written or read."""
+
+
+class LeakageError(UnirepError):
+    """Vectors as of T would come from a model that has seen events at or after T."""
+
+
+class CatalogError(UnirepError):
+    """The catalog is unreachable, stale, or has no such row."""
+
+
+class StoreError(UnirepError):
+    """The feature store refused, or what it returned cannot be used."""
