@@ -101,7 +101,9 @@ class EventsConfig(Frozen):
     assume_timezone: str | None = Field(
         None, description="the zone of times that carry none, e.g. UTC; without it they are refused"
     )
-    drop_invalid: bool = Field(False, description="drop (and count) rows with a null user/item/time")
+    drop_invalid: bool = Field(
+        False, description="drop (and count) rows with a null user/item/time"
+    )
     drop_future: bool = Field(False, description="drop (and count) rows later than now")
     duplicates: Literal["drop", "keep", "error"] = Field(
         "drop", description="rows equal in user, item, time, type and value"
@@ -167,7 +169,9 @@ class TrainingConfig(Frozen):
     compile: bool = Field(False, description="torch.compile the encoder")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
     tensorboard: bool = Field(False, description="write event files beside the checkpoints")
-    init_from: str | None = Field(None, description="run id whose encoder weights training starts at")
+    init_from: str | None = Field(
+        None, description="run id whose encoder weights training starts at"
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> TrainingConfig:
@@ -179,7 +183,7 @@ class TrainingConfig(Frozen):
 class EncodeConfig(Frozen):
     """Inference: what a batch may hold, and who is encoded."""
 
-    cells: int = Field(16_384, ge=64, description="users × steps per batch, padding included")
+    cells: int = Field(16_384, ge=64, description="users x steps per batch, padding included")
     block_users: int = Field(65_536, ge=1, description="users held in memory at once")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
@@ -190,7 +194,9 @@ class ViewConfig(Frozen):
 
     entity: str = Field("user", description="name of the Feast entity")
     join_key: str = Field("user_id", description="its join key, and the id column of snapshots")
-    ttl_days: float | None = Field(None, gt=0, description="how long a vector is valid; null: always")
+    ttl_days: float | None = Field(
+        None, gt=0, description="how long a vector is valid; null: always"
+    )
     online: bool = True
     owner: str = ""
     description: str = ""
@@ -222,10 +228,14 @@ class RepresentationSpec(Frozen):
         if self.plugin is None and self.encoder.name is None:
             raise ValueError("give `plugin`, or `encoder.name` with `objective` and `sampler`")
         if self.plugin is None and (self.objective is None) != (self.sampler is None):
-            raise ValueError("`objective` and `sampler` go together: both, or neither (no training)")
+            raise ValueError(
+                "`objective` and `sampler` go together: both, or neither (no training)"
+            )
         for role, part in (("objective", self.objective), ("sampler", self.sampler)):
             if self.plugin is None and part is not None and part.name is None:
-                raise ValueError(f"`{role}.name` is missing and there is no `plugin` to take it from")
+                raise ValueError(
+                    f"`{role}.name` is missing and there is no `plugin` to take it from"
+                )
         return self
 
     def part(self, role: Literal["encoder", "objective", "sampler"]) -> PartConfig | None:
@@ -274,7 +284,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Representation
         line = str(error).replace("\n", " ")
         raise SpecError(f"spec {path} is not YAML: {line}") from None
     if not isinstance(raw, dict):
-        raise SpecError(f"spec {path}: found {type(raw).__name__}, wanted keys such as name, events")
+        raise SpecError(
+            f"spec {path}: found {type(raw).__name__}, wanted keys such as name, events"
+        )
     for override in overrides:
         _override(raw, override)
     raw.setdefault("folder", str(path.parent))
@@ -300,7 +312,7 @@ def problems(error: ValidationError) -> str:
             lines.append(f"unknown key `{key}`")
         elif item["type"] == "missing":
             lines.append(f"`{key}` is missing")
-        elif item["type"] == "value_error" and "found" in message or isinstance(found, dict):
+        elif (item["type"] == "value_error" and "found" in message) or isinstance(found, dict):
             lines.append(f"{key}: {message}" if key else message)
         else:
             lines.append(f"{key}: {message}, found {found!r}")
