@@ -1,0 +1,199 @@
+"""Snapshots: one immutable parquet file of user vectors per run and as-of time."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unirep_feast.config import MICROSECONDS_PER_SECOND, format_instant
+from unirep_feast.errors import SnapshotError
+from unirep_feast.events import TIME_TYPE, now
+from unirep_feast.files import atomic_path, sha256
+
+PROMOTED = "promoted"
+
+#: Keys of the parquet footer.
+RUN, VECTORS, DIM, AS_OF, LEAKAGE = (
+    b"unirep.run",
+    b"unirep.vectors",
+    b"unirep.dim",
+    b"unirep.as_of",
+    b"unirep.model_leakage",
+)
+
+
+@dataclass(frozen=True)
+class VectorBlock:
+    """Vectors of consecutive users.
+
+    Attributes:
+        users: (n,) int64 or string ids, ascending.
+        vectors: (n, K · D) float32.
+        history_length: (n,) int64 events before the as-of time.
+        last_event: (n,) int64 microseconds, time of the latest of them.
+        slots: (n, K) int64 interest ids, for encoders that choose interests.
+    """
+
+    users: pa.Array
+    vectors: np.ndarray
+    history_length: np.ndarray
+    last_event: np.ndarray
+    slots: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SnapshotFile:
+    """A snapshot on disk."""
+
+    path: Path
+    rows: int
+    checksum: str
+
+
+def snapshot_path(home: Path, run: str, as_of: int) -> Path:
+    """Where the snapshot of a run as of a time lies: ``<home>/snapshots/<run>/<time>.parquet``."""
+    seconds, rest = divmod(as_of, MICROSECONDS_PER_SECOND)
+    stamp = format_instant(seconds * MICROSECONDS_PER_SECOND).replace("-", "").replace(":", "")
+    name = stamp if rest == 0 else f"{stamp[:-1]}.{rest:06d}Z"
+    return home / "snapshots" / run / f"{name}.parquet"
+
+
+def write_snapshot(
+    path: Path,
+    blocks: Iterable[VectorBlock],
+    join_key: str,
+    as_of: int,
+    num_vectors: int,
+    dim: int,
+    metadata: Mapping[bytes, bytes],
+) -> SnapshotFile:
+    """Stream blocks of vectors into a snapshot; it appears whole or not at all.
+
+    Columns: the join key, ``event_timestamp`` (= T), ``created``, ``vector`` (list<float32>, K · D
+    numbers), ``history_length``, ``last_event``, and ``slots`` where there are any.
+
+    Raises:
+        SnapshotError: a vector is not finite (the users are named), there is no user, or the disk
+            refuses.
+    """
+    created = now()
+    width = num_vectors * dim
+    footer = {
+        VECTORS: str(num_vectors).encode(),
+        DIM: str(dim).encode(),
+        AS_OF: str(as_of).encode(),
+        **metadata,
+    }
+
+    def table(block: VectorBlock) -> pa.Table:
+        rows = len(block.users)
+        columns: dict[str, pa.Array] = {
+            join_key: block.users,
+            "event_timestamp": _constant(as_of, rows),
+            "created": _constant(created, rows),
+            "vector": _vectors(block, width),
+            "history_length": pa.array(block.history_length, pa.int64()),
+            "last_event": pa.array(block.last_event, TIME_TYPE),
+        }
+        if block.slots is not None:
+            offsets = np.arange(rows + 1, dtype=np.int32) * block.slots.shape[1]
+            columns["slots"] = pa.ListArray.from_arrays(offsets, block.slots.reshape(-1))
+        return pa.table(columns)
+
+    return _write(path, (table(block) for block in blocks), footer, as_of)
+
+
+def write_plain(path: Path, blocks: Iterable[VectorBlock], join_key: str) -> SnapshotFile:
+    """Write a plain parquet of two columns, the user id and the vector, for use without Feast."""
+
+    def table(block: VectorBlock) -> pa.Table:
+        return pa.table({join_key: block.users, "vector": _vectors(block, block.vectors.shape[1])})
+
+    return _write(path, (table(block) for block in blocks), {}, None)
+
+
+def _write(
+    path: Path, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes], as_of: int | None
+) -> SnapshotFile:
+    rows = 0
+    try:
+        with atomic_path(path) as temporary:
+            writer: pq.ParquetWriter | None = None
+            try:
+                for table in tables:
+                    if writer is None:
+                        schema = table.schema.with_metadata(dict(footer))
+                        # Floats of a trained vector do not compress; dictionaries only cost time.
+                        writer = pq.ParquetWriter(
+                            temporary, schema, compression="zstd", use_dictionary=False
+                        )
+                    writer.write_table(table.cast(writer.schema))
+                    rows += table.num_rows
+            finally:
+                if writer is not None:
+                    writer.close()
+            if writer is None or rows == 0:
+                when = "" if as_of is None else f" before {format_instant(as_of)}"
+                raise SnapshotError(f"{path}: no user has an event{when}; give a later --as-of")
+            checksum = sha256(temporary)
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} cannot be written: {error.strerror or error}; free space or name another "
+            "folder (`storage` in the spec, or --out)"
+        ) from None
+    return SnapshotFile(path, rows, checksum)
+
+
+def _vectors(block: VectorBlock, width: int) -> pa.ListArray:
+    vectors = block.vectors
+    if vectors.shape != (len(block.users), width) or vectors.dtype != np.float32:
+        raise SnapshotError(
+            f"vectors are {vectors.shape} {vectors.dtype}; wanted ({len(block.users)}, {width}) "
+            "float32"
+        )
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        users = block.users.filter(pa.array(bad)).slice(0, 5).to_pylist()
+        raise SnapshotError(
+            f"{int(bad.sum()):,} vectors hold NaN or infinity (users {', '.join(map(str, users))}"
+            f"{', …' if bad.sum() > 5 else ''}); the model diverged, train with a lower "
+            "training.learning_rate"
+        )
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(vectors).reshape(-1))
+
+
+def _constant(microseconds: int, rows: int) -> pa.Array:
+    return pa.array(np.full(rows, microseconds, np.int64), TIME_TYPE)
+
+
+def read_vectors(path: Path, join_key: str = "user_id") -> tuple[pa.Array, np.ndarray]:
+    """Read a snapshot or a plain file: (n,) ids and (n, K · D) float32, in file order."""
+    try:
+        table = pq.read_table(path, columns=[join_key, "vector"])
+    except (pa.ArrowException, OSError) as error:
+        raise SnapshotError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    ids = pa.concat_arrays(table[join_key].chunks)
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["vector"].chunks]
+    vectors = np.concatenate(flat).reshape(len(ids), -1).astype(np.float32, copy=False)
+    return ids, vectors
+
+
+def point_promoted(home: Path, run: str) -> None:
+    """Make ``<home>/snapshots/promoted`` point at a run's folder, in one step.
+
+    Feature views read that path, so promoting, and going back, never needs another `feast apply`.
+    """
+    folder = home / "snapshots"
+    (folder / run).mkdir(parents=True, exist_ok=True)
+    link = folder / PROMOTED
+    temporary = folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
+    temporary.symlink_to(run, target_is_directory=True)
+    os.replace(temporary, link)
