@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,7 +59,10 @@ def parse_instant(value: object) -> int:
 def format_instant(microseconds: int) -> str:
     """Write a point in time as ISO 8601 UTC, microseconds only where there are any."""
     seconds, rest = divmod(microseconds, MICROSECONDS_PER_SECOND)
-    text = datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    try:
+        text = (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()
+    except OverflowError:  # datetime ends with the year 9999; milliseconds taken for seconds do not
+        return f"a time in the year {1970 + seconds // 31_556_952}"
     return text + (f".{rest:06d}Z" if rest else "Z")
 
 
@@ -149,7 +152,7 @@ class TrainingConfig(Frozen):
     )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=2, description="units per step, over all ranks")
-    epochs: float | None = Field(None, gt=0, description="stop after so many passes over the units")
+    epochs: float | None = Field(20, gt=0, description="stop after so many passes over the units")
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
     max_minutes: float | None = Field(
         None, gt=0, description="stop after so long; a run stopped by the clock is not repeatable"
@@ -177,6 +180,8 @@ class TrainingConfig(Frozen):
     def _ends(self) -> TrainingConfig:
         if self.validation + self.test >= 1:
             raise ValueError("`validation` + `test` must leave units to train on")
+        if self.epochs is None and self.max_steps is None and self.max_minutes is None:
+            raise ValueError("give `epochs`, `max_steps` or `max_minutes`, or training never ends")
         return self
 
 
@@ -327,8 +332,15 @@ def _override(raw: dict[str, Any], text: str) -> None:
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
-        below = node.setdefault(parent, {})
+        below = node.get(parent)
+        if below is None:  # absent, or a key with nothing behind it
+            below = node[parent] = {}
         if not isinstance(below, dict):
             raise SpecError(f"--set {text!r}: {parent!r} holds {below!r}, not keys")
         node = below
-    node[last] = yaml.safe_load(value)
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(
+            f"--set {text!r}: {value!r} is no YAML value; quote it, as in key='text'"
+        ) from None

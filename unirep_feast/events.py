@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from unirep_feast.config import (
+    MICROSECONDS_PER_DAY,
     EventsConfig,
     ItemsConfig,
     RepresentationSpec,
@@ -20,6 +22,7 @@ from unirep_feast.config import (
 from unirep_feast.errors import EventsError
 
 TIME_TYPE = pa.timestamp("us", tz="UTC")
+_LATER = "later than now"
 
 #: The normalised event table; ``event_type`` and ``value`` only where the spec names them.
 EVENT_SCHEMA = pa.schema(
@@ -89,17 +92,21 @@ def read_events(spec: RepresentationSpec, before: int | None = None) -> Events:
     dataset = open_dataset(path, "events")
     wanted = [name for name in _wanted(config).values() if name is not None]
     _check_columns(dataset.schema, wanted, path, "events.columns")
-    _check_time(dataset.schema.field(config.columns.time).type, config, path)
+    kind = dataset.schema.field(config.columns.time).type
+    _check_time(kind, config, path)
     condition = None
     if before is not None:
         column = ds.field(config.columns.time)
-        bound = _bound(before, dataset.schema.field(config.columns.time).type, config)
         # Rows without a time are kept here, so that they are counted and not silently filtered.
-        condition = (column < bound) | column.is_null()
+        condition = (column < _bound(before, kind)) | column.is_null()
     try:
         table = dataset.to_table(columns=wanted, filter=condition)
     except (pa.ArrowException, OSError) as error:
         raise EventsError(f"{path}: cannot be read: {_one_line(error)}; is it complete?") from None
+    if before is not None and kind.tz is None:
+        times = _times(table[config.columns.time], config, path)
+        earlier = pc.less(times, pa.scalar(before, TIME_TYPE))
+        table = table.filter(pc.fill_null(earlier, True))
     if table.num_rows == 0:
         raise EventsError(_empty(dataset, config, path, before))
     return normalise_events(table, config, path)
@@ -123,7 +130,7 @@ def normalise_events(table: pa.Table, config: EventsConfig, origin: str) -> Even
     columns: dict[str, pa.ChunkedArray] = {
         "user_id": _ids(table[config.columns.user], f"{origin}: column {config.columns.user!r}"),
         "item_id": _ids(table[config.columns.item], f"{origin}: column {config.columns.item!r}"),
-        "event_timestamp": _times(table[config.columns.time], config),
+        "event_timestamp": _times(table[config.columns.time], config, origin),
     }
     if config.columns.type is not None:
         columns["event_type"] = _cast(
@@ -196,10 +203,16 @@ def normalise_items(table: pa.Table, config: ItemsConfig, origin: str) -> pa.Tab
             single = _cast(categories, pa.string(), f"{origin}: column {config.category!r}")
             flat = pa.chunked_array([single]) if isinstance(single, pa.Array) else single
             flat = flat.combine_chunks()
-            offsets = pa.array(range(rows + 1), pa.int32())
-            categories = pa.ListArray.from_arrays(offsets, flat)
+            offsets = pa.array(np.arange(rows + 1, dtype=np.int32))
+            categories = pa.ListArray.from_arrays(offsets, flat, mask=flat.is_null())
         else:
-            categories = categories.cast(pa.list_(pa.string()))
+            try:
+                categories = categories.cast(pa.list_(pa.string()))
+            except pa.ArrowException:
+                raise EventsError(
+                    f"{origin}: column {config.category!r} is {categories.type}; wanted string or "
+                    "list<string>"
+                ) from None
     items = pa.table({"item_id": ids, "title": titles, "category": categories})
     return items.sort_by("item_id")
 
@@ -207,7 +220,7 @@ def normalise_items(table: pa.Table, config: ItemsConfig, origin: str) -> pa.Tab
 def open_dataset(path: str, what: str) -> ds.Dataset:
     """Open a parquet file, a folder or a glob, or say in one line why not."""
     files: str | list[str] = path
-    if glob.has_magic(path):
+    if glob.has_magic(path) and not Path(path).exists():
         files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
         if not files:
             raise EventsError(f"{what}: no file matches {path}; check `{what}.path` in the spec")
@@ -250,22 +263,44 @@ def _check_time(kind: pa.DataType, config: EventsConfig, origin: str) -> None:
             f"{origin}: column {name!r} is {kind} without a time zone; write it with one, or say "
             "which it is: events.assume_timezone: UTC"
         )
-
-
-def _times(column: pa.ChunkedArray, config: EventsConfig) -> pa.ChunkedArray:
-    if column.type.tz is None:
-        column = pc.assume_timezone(column, config.assume_timezone)
-    # Finer than a microsecond is cut off: it can only make two events tie, never swap them.
-    return column.cast(TIME_TYPE, safe=False)
-
-
-def _bound(before: int, kind: pa.DataType, config: EventsConfig) -> pa.Scalar:
-    bound = pa.scalar(before, TIME_TYPE)
     if kind.tz is None:
-        # Compare in the column's own naive clock; rows are converted and checked again afterwards.
-        zoned = bound.cast(pa.timestamp("us", tz=config.assume_timezone))
-        return pc.local_timestamp(zoned).cast(pa.timestamp("us"))
-    return bound.cast(pa.timestamp("us", tz=kind.tz))
+        try:
+            pc.assume_timezone(pa.scalar(0, pa.timestamp("us")), config.assume_timezone)
+        except pa.ArrowException:
+            raise EventsError(
+                f"events.assume_timezone: {config.assume_timezone!r} is no known time zone; wanted "
+                "UTC or a name such as Europe/London"
+            ) from None
+
+
+def _times(column: pa.ChunkedArray, config: EventsConfig, origin: str) -> pa.ChunkedArray:
+    """Bring times to UTC microseconds."""
+    if column.type.tz is None:
+        # A clock turned back shows an hour twice: the later reading never shows an event too early.
+        column = pc.assume_timezone(
+            column, config.assume_timezone, ambiguous="latest", nonexistent="latest"
+        )
+    if column.type.unit == "ns":
+        # Cut off what is finer, downwards (a cast would round up before 1970): it can only make
+        # two events tie, never swap them.
+        column = pc.floor_temporal(column, unit="microsecond")
+    try:
+        return column.cast(TIME_TYPE)
+    except pa.ArrowException as error:
+        raise EventsError(
+            f"{origin}: column {config.columns.time!r} is {column.type}; wanted times that fit "
+            f"{TIME_TYPE}: {_one_line(error)}"
+        ) from None
+
+
+def _bound(before: int, kind: pa.DataType) -> pa.Scalar:
+    """A filter bound in the type of the time column."""
+    if kind.tz is None:
+        # A day of slack, more than any zone's offset; rows are cut exactly once they are converted.
+        before += MICROSECONDS_PER_DAY
+    if kind.unit == "ns":  # they end in 2262
+        before = min(before, (2**63 - 1) // 1000)
+    return pa.scalar(before, pa.timestamp("us", tz=kind.tz))
 
 
 def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -284,7 +319,8 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
         return column
     if pa.types.is_boolean(column.type) or pa.types.is_nested(column.type):
         raise EventsError(f"{name} is {column.type}; wanted {kind}")
-    if pa.types.is_floating(kind) and pa.types.is_string(column.type):
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if pa.types.is_floating(kind) and text:
         raise EventsError(f"{name} is {column.type}; wanted a number")
     try:
         return column.cast(kind, safe=not pa.types.is_floating(kind))
@@ -303,19 +339,24 @@ def _drop_unusable(
     }
     counts = {f"null {source}": table[name].null_count for name, source in named.items()}
     future = pc.greater(table["event_timestamp"], pa.scalar(now(), TIME_TYPE))
-    counts["later than now"] = pc.sum(future).as_py() or 0
+    counts[_LATER] = pc.sum(future).as_py() or 0
     found = {why: rows for why, rows in counts.items() if rows}
     if not found:
         return table, report
-    if not config.drop_invalid:
-        listed = ", ".join(f"{rows:,} with {why}" for why, rows in found.items())
-        latest = pc.max(table["event_timestamp"])
-        if "later than now" in found:
-            listed = listed.replace("with later than now", "later than now")
-            listed += f" (the latest {format_instant(latest.value)})"
+    refused: list[str] = []
+    remedies: list[str] = []
+    nulls = [f"{rows:,} with {why}" for why, rows in found.items() if why != _LATER]
+    if nulls and not config.drop_invalid:
+        refused += nulls
+        remedies.append("--drop-invalid (events.drop_invalid: true)")
+    if _LATER in found and not config.drop_future:
+        latest = format_instant(pc.max(table["event_timestamp"]).value)
+        refused.append(f"{found[_LATER]:,} {_LATER} (the latest at {latest})")
+        remedies.append("events.drop_future: true")
+    if refused:
         raise EventsError(
-            f"{origin}: rows that cannot be used: {listed}; mend the log, or drop and count them "
-            "with --drop-invalid (events.drop_invalid: true)"
+            f"{origin}: rows that cannot be used: {', '.join(refused)}; mend the log, or drop and "
+            f"count them with {' and '.join(remedies)}"
         )
     keep = pc.fill_null(pc.invert(future), False)
     reasons: dict[str, pa.ChunkedArray] = {}
@@ -324,7 +365,7 @@ def _drop_unusable(
         keep = pc.and_(keep, pc.is_valid(table[name]))
     # A row is counted once, under its first reason, so that the counts add up.
     blamed: pa.ChunkedArray | None = None
-    for why, bad in (*reasons.items(), ("later than now", pc.fill_null(future, False))):
+    for why, bad in (*reasons.items(), (_LATER, pc.fill_null(future, False))):
         fresh = bad if blamed is None else pc.and_not(bad, blamed)
         report = report.with_dropped(why, pc.sum(fresh).as_py() or 0)
         blamed = bad if blamed is None else pc.or_(blamed, bad)
@@ -334,7 +375,8 @@ def _drop_unusable(
 def _empty(dataset: ds.Dataset, config: EventsConfig, path: str, before: int | None) -> str:
     if before is None or dataset.count_rows() == 0:
         return f"events: {path} has no rows; give a log with at least one event"
-    times = _times(dataset.to_table(columns=[config.columns.time])[config.columns.time], config)
+    times = dataset.to_table(columns=[config.columns.time])[config.columns.time]
+    times = _times(times, config, path)
     earliest = pc.min(times)
     first = format_instant(earliest.value) if earliest.is_valid else "none with a time"
     return (

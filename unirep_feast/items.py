@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unirep_feast.batch import FIRST_ITEM, UNK
-from unirep_feast.errors import CheckpointError
+from unirep_feast.errors import CheckpointError, EventsError
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ class Vocabulary:
         # Arrow buffers of an unsliced copy hold exactly the ids, whatever array they came from.
         for buffer in pa.concat_arrays([self.item_ids]).buffers()[1:]:
             digest.update(buffer or b"")
-        digest.update("\x1f".join(self.event_types).encode())
+        digest.update(json.dumps(self.event_types).encode())
         return digest.hexdigest()
 
     def to_table(self) -> pa.Table:
         """Return the vocabulary as an Arrow table, event types in its metadata."""
         table = pa.table({"item_id": self.item_ids, "count": self.counts})
-        return table.replace_schema_metadata({"event_types": "\x1f".join(self.event_types)})
+        return table.replace_schema_metadata({"event_types": json.dumps(self.event_types)})
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Vocabulary:
@@ -83,13 +84,13 @@ class Vocabulary:
             raise CheckpointError(
                 f"vocabulary holds columns {table.column_names}, wanted item_id and count"
             )
-        text = (table.schema.metadata or {}).get(b"event_types", b"").decode()
+        types = json.loads((table.schema.metadata or {}).get(b"event_types", b"[]"))
         table = table.combine_chunks()
         ids, counts = (
             column.chunk(0) if column.num_chunks else pa.array([], column.type)
             for column in table.columns
         )
-        return cls(ids, counts, tuple(text.split("\x1f")) if text else ())
+        return cls(ids, counts, tuple(types))
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,13 @@ class ItemTable:
         items = items.combine_chunks()
         listed = _array(items["item_id"])
         if listed.type != ids.type:
-            listed = listed.cast(ids.type)
+            try:
+                listed = listed.cast(ids.type)
+            except pa.ArrowException:
+                raise EventsError(
+                    f"items: ids are {listed.type}, such as {listed[0].as_py()!r}, but those of "
+                    f"the events are {ids.type}; write both tables with the same kind of id"
+                ) from None
         place = pc.index_in(ids, value_set=listed)
         extra = pc.invert(pc.is_in(listed, value_set=ids))
         appended = pa.array(np.flatnonzero(extra.to_numpy(zero_copy_only=False)))

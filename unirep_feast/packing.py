@@ -14,6 +14,7 @@ from unirep_feast.errors import EventsError
 from unirep_feast.events import EventReport, Events
 
 _KEY_BITS = 63
+_MAX_TYPES = 32_766  # positions are int16, 0 is null
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def pack(events: Events, duplicates: str = "drop") -> PackedEvents:
     if "event_type" in table.column_names:
         names, type_rank = _ranks(table["event_type"])
         event_types = tuple(names.to_pylist())
+        if len(event_types) > _MAX_TYPES:
+            raise EventsError(
+                f"{events.origin}: {len(event_types):,} event types, at most {_MAX_TYPES:,} are "
+                "possible; name another column under `events.columns.type` in the spec"
+            )
         columns["event_type"] = (type_rank + 1).astype(np.int16)
     if "value" in table.column_names:
         columns["value"] = _float32(table["value"])
@@ -113,7 +119,9 @@ def _int64(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _float32(column: pa.ChunkedArray) -> np.ndarray:
-    return np.ascontiguousarray(column.to_numpy(), dtype=np.float32)
+    # Adding zero turns -0.0 into 0.0: equal numbers have equal bits, whichever row came first.
+    zero = np.float32(0)
+    return np.asarray(column.to_numpy(), np.float32) + zero
 
 
 def _sort(
@@ -121,8 +129,10 @@ def _sort(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Sort by user, time, item; ``columns`` follow, and break what ties are left."""
     start = int(times.min()) if times.size else 0
-    unit = _resolution(times)
-    ticks = (int(times.max()) - start) // unit if times.size else 0
+    span = int(times.max()) - start if times.size else 0
+    # A span beyond 63 bits would overflow in numpy; it does not fit a key anyway.
+    unit = _resolution(times) if span.bit_length() <= _KEY_BITS else 1
+    ticks = span // unit
     item_bits = int(items.max(initial=0)).bit_length()
     time_bits = ticks.bit_length()
     user_bits = int(users.max(initial=0)).bit_length()
