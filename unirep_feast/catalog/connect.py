@@ -61,8 +61,7 @@ def read_url(text: str) -> URL:
 
 def show_url(url: URL) -> str:
     """Write a URL so that it can be read by anyone: passwords are hidden."""
-    if "password" in url.query:
-        url = url.update_query_dict({"password": "***"})
+    url = url.difference_update_query(["password"])
     return url.render_as_string(hide_password=True).replace("postgresql+psycopg:", "postgresql:")
 
 
