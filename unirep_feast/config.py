@@ -280,22 +280,28 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Representation
     Raises:
         SpecError: the file is missing, is no YAML, or has problems (all of them are listed).
     """
+    return parse_spec(read_yaml(path, overrides), f"spec {path}")
+
+
+def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a spec's keys without judging them; see :func:`load_spec`."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"spec {path}: {error.strerror}; give the path of a spec file") from None
+        raise SpecError(
+            f"spec {path}", [f"{error.strerror}; give the path of a spec file"]
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise SpecError(f"spec {path} is not YAML: {line}") from None
+        raise SpecError(f"spec {path}", [f"is not YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(
-            f"spec {path}: found {type(raw).__name__}, wanted keys such as name, events"
+            f"spec {path}", [f"found {type(raw).__name__}, wanted keys such as name and events"]
         )
     for override in overrides:
         _override(raw, override)
     raw.setdefault("folder", str(path.parent))
-    return parse_spec(raw, str(path))
+    return raw
 
 
 def parse_spec(raw: Mapping[str, Any], origin: str) -> RepresentationSpec:
@@ -303,11 +309,11 @@ def parse_spec(raw: Mapping[str, Any], origin: str) -> RepresentationSpec:
     try:
         return RepresentationSpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(f"spec {origin}: {problems(error)}") from None
+        raise SpecError(origin, problems(error)) from None
 
 
-def problems(error: ValidationError) -> str:
-    """Put every problem of a validation error on one line, each with its key and what was found."""
+def problems(error: ValidationError) -> list[str]:
+    """Say every problem of a validation error, each with its key and what was found."""
     lines = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
@@ -321,14 +327,13 @@ def problems(error: ValidationError) -> str:
             lines.append(f"{key}: {message}" if key else message)
         else:
             lines.append(f"{key}: {message}, found {found!r}")
-    count = f"{len(lines)} problems: " if len(lines) > 1 else ""
-    return count + "; ".join(lines)
+    return lines
 
 
 def _override(raw: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise SpecError(f"--set {text!r}: wanted key=value, such as training.max_steps=100")
+        raise SpecError(f"--set {text!r}", ["wanted key=value, such as training.max_steps=100"])
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
@@ -336,11 +341,11 @@ def _override(raw: dict[str, Any], text: str) -> None:
         if below is None:  # absent, or a key with nothing behind it
             below = node[parent] = {}
         if not isinstance(below, dict):
-            raise SpecError(f"--set {text!r}: {parent!r} holds {below!r}, not keys")
+            raise SpecError(f"--set {text!r}", [f"{parent!r} holds {below!r}, not keys"])
         node = below
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise SpecError(
-            f"--set {text!r}: {value!r} is no YAML value; quote it, as in key='text'"
+            f"--set {text!r}", [f"{value!r} is no YAML value; quote it, as in key='text'"]
         ) from None
