@@ -38,7 +38,7 @@ class Manifest:
         num_vectors: K.
         dim: D.
         depends_on_as_of: whether the encoder's vectors change with the as-of time alone.
-        trainer: the fit loop's own state (best loss, patience, seconds spent); empty in a final one.
+        trainer: the fit loop's own state: best loss, patience, seconds spent.
         files: SHA-256 of every other file by name.
         format: version of this layout.
     """
@@ -72,13 +72,13 @@ class Checkpoint:
             raise CheckpointError(_damaged(self.folder, _VOCABULARY, error)) from None
         if vocabulary.hash != self.manifest.vocabulary_hash:
             raise CheckpointError(
-                f"checkpoint {self.folder}: the vocabulary hashes to {vocabulary.hash[:12]}, wanted "
-                f"{self.manifest.vocabulary_hash[:12]}; the checkpoint was changed, use another"
+                f"checkpoint {self.folder}: its vocabulary hashes to {vocabulary.hash[:12]}, "
+                f"wanted {self.manifest.vocabulary_hash[:12]}; the checkpoint was changed, use another"
             )
         return vocabulary
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Read a group of tensors: ``encoder``, ``objective``, ``prepared``, ``optimizer`` …"""
+        """Read a group of tensors: ``encoder``, ``objective``, ``prepared``, ``optimizer``."""
         path = self.folder / f"{name}.safetensors"
         if path.name not in self.manifest.files:
             return {}
@@ -197,8 +197,8 @@ def _refuse_pickle(path: Path) -> None:
     # A zip archive or a pickle opcode: what torch.save writes, and what must never be loaded.
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise CheckpointError(
-            f"checkpoint file {path} holds pickled content, which can run code and is never loaded; "
-            "wanted safetensors"
+            f"checkpoint file {path} holds pickled content, which can run code and is never "
+            "loaded; wanted safetensors"
         )
 
 

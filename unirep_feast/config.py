@@ -194,11 +194,25 @@ class EncodeConfig(Frozen):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
 
 
+#: Columns of a snapshot beside the user id.
+SNAPSHOT_COLUMNS = (
+    "event_timestamp",
+    "created",
+    "vector",
+    "history_length",
+    "last_event",
+    "slots",
+)
+
+
 class ViewConfig(Frozen):
     """What the Feast side looks like."""
 
     entity: str = Field("user", description="name of the Feast entity")
     join_key: str = Field("user_id", description="its join key, and the id column of snapshots")
+    key_type: Literal["auto", "int64", "string"] = Field(
+        "auto", description="type of user ids; auto: as in the snapshots, else as in the event log"
+    )
     ttl_days: float | None = Field(
         None, gt=0, description="how long a vector is valid; null: always"
     )
@@ -206,6 +220,14 @@ class ViewConfig(Frozen):
     owner: str = ""
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _free_join_key(self) -> ViewConfig:
+        if self.join_key in SNAPSHOT_COLUMNS:
+            raise ValueError(
+                f"`join_key` is {self.join_key!r}, a column of every snapshot; name another"
+            )
+        return self
 
 
 class RepresentationSpec(Frozen):

@@ -10,6 +10,17 @@ class UnirepError(Exception):
 class SpecError(UnirepError):
     """The representation spec is wrong; lists every problem at once."""
 
+    def __init__(self, origin: str, problems: list[str]) -> None:
+        """Join problems to one line.
+
+        Args:
+            origin: what was read, such as ``spec purchases.yaml``.
+            problems: one clause each.
+        """
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        super().__init__(f"{origin}: {count}{'; '.join(problems)}")
+        self.problems = problems
+
 
 class EventsError(UnirepError):
     """The event or item table cannot be read, or holds rows that cannot be used."""

@@ -68,25 +68,15 @@ class Registered:
     plugin: Plugin
     prepare: Callable[..., Any] | None = None
 
-    def parse(self, raw: dict[str, Any]) -> BaseModel:
-        """Validate settings.
-
-        Raises:
-            PluginError: lists every problem.
-        """
-        found = self.problems(raw)
-        if found:
-            raise PluginError(f"{self.role} {self.name!r}: {found}")
-        return self.settings.model_validate(raw)
-
-    def problems(self, raw: dict[str, Any]) -> str:
-        """Say what is wrong with settings, or nothing."""
+    def problems(self, raw: dict[str, Any]) -> list[str]:
+        """Say what is wrong with settings: one clause each, with the known names at the end."""
         try:
             self.settings.model_validate(raw)
         except ValidationError as error:
+            found = [f"{self.role}.settings: {line}" for line in problems(error)]
             known = ", ".join(self.settings.model_fields)
-            return f"{problems(error)} (its settings are: {known})"
-        return ""
+            return [*found, f"(the settings of {self.role} {self.name!r} are {known})"]
+        return []
 
 
 @dataclass
@@ -259,6 +249,6 @@ def blamed(part: Registered, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise PluginError(
-            f"plugin {part.plugin.name!r} ({part.plugin.distribution} {part.plugin.version}) failed "
-            f"to {doing} {part.role} {part.name!r}: {_cause(error)}"
+            f"plugin {part.plugin.name!r} ({part.plugin.distribution} {part.plugin.version}) "
+            f"failed to {doing} {part.role} {part.name!r}: {_cause(error)}"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from unirep_feast.config import MICROSECONDS_PER_SECOND, format_instant
 from unirep_feast.errors import SnapshotError
-from unirep_feast.events import TIME_TYPE, now
+from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path, sha256
 
 PROMOTED = "promoted"
@@ -70,20 +69,33 @@ def write_snapshot(
     blocks: Iterable[VectorBlock],
     join_key: str,
     as_of: int,
+    created: int,
     num_vectors: int,
     dim: int,
     metadata: Mapping[bytes, bytes],
 ) -> SnapshotFile:
     """Stream blocks of vectors into a snapshot; it appears whole or not at all.
 
+    The same run, events and T give the same bytes, so a snapshot that was lost can be made again.
+
     Columns: the join key, ``event_timestamp`` (= T), ``created``, ``vector`` (list<float32>, K · D
     numbers), ``history_length``, ``last_event``, and ``slots`` where there are any.
+
+    Args:
+        path: see :func:`snapshot_path`.
+        blocks: vectors in user order.
+        join_key: name of the id column.
+        as_of: T, microseconds.
+        created: microseconds, when the run that makes the vectors began; between two runs the later
+            one wins where Feast has to choose.
+        num_vectors: K.
+        dim: D.
+        metadata: further keys of the parquet footer.
 
     Raises:
         SnapshotError: a vector is not finite (the users are named), there is no user, or the disk
             refuses.
     """
-    created = now()
     width = num_vectors * dim
     footer = {
         VECTORS: str(num_vectors).encode(),
@@ -196,4 +208,4 @@ def point_promoted(home: Path, run: str) -> None:
     link = folder / PROMOTED
     temporary = folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
     temporary.symlink_to(run, target_is_directory=True)
-    os.replace(temporary, link)
+    temporary.replace(link)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.encoder import CAPABILITIES, Encoder
-from unirep_feast.errors import ContractError, PluginError
+from unirep_feast.errors import ContractError, SpecError
 from unirep_feast.hookspecs import Fit
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.objective import Objective
@@ -59,40 +59,35 @@ def choose(spec: RepresentationSpec, registry: Registry) -> Choice:
     """Look up the parts of a spec and validate their settings, all problems at once.
 
     Raises:
-        PluginError: an unknown or broken part, or wrong settings; every problem is listed.
+        PluginError: a part is unknown or its plugin broken.
+        SpecError: settings are wrong; every problem is listed.
     """
     parts: dict[Role, Registered] = {}
+    settings: dict[Role, BaseModel] = {}
     wrong: list[str] = []
     for role in ROLES:
         wanted = spec.part(role)
         if wanted is None or wanted.name is None:
             continue
-        if (
-            spec.plugin == wanted.name
-            and role != "encoder"
-            and (role, wanted.name)
-            not in (
-                *registry.parts,
-                *registry.contested,
-            )
-        ):
-            continue  # a plugin without objective and sampler is a baseline that is not trained
-        try:
-            part = registry.get(role, wanted.name)
-        except PluginError as error:
-            wrong.append(str(error))
+        if role != "encoder" and _is_baseline(spec, wanted.name, registry):
             continue
+        part = registry.get(role, wanted.name)
         parts[role] = part
         found = part.problems(wanted.settings)
-        if found:
-            wrong.append(f"{role}.settings: {found}")
-    if ("objective" in parts) != ("sampler" in parts) and not wrong:
+        wrong.extend(found)
+        if not found:
+            settings[role] = part.settings.model_validate(wanted.settings)
+    if ("objective" in parts) != ("sampler" in parts):
         wrong.append("objective and sampler go together: both, or neither")
     if wrong:
-        count = f"{len(wrong)} problems: " if len(wrong) > 1 else ""
-        raise PluginError(f"spec {spec.name}: {count}{'; '.join(wrong)}")
-    settings = {role: parts[role].parse(spec.part(role).settings) for role in parts}  # type: ignore[union-attr]
+        raise SpecError(f"spec {spec.name}", wrong)
     return Choice(parts, settings)
+
+
+def _is_baseline(spec: RepresentationSpec, name: str, registry: Registry) -> bool:
+    """Whether a spec's ``plugin`` offers an encoder alone: a baseline that is not trained."""
+    offered = {key for key in (*registry.parts, *registry.contested) if key[1] == name}
+    return spec.plugin == name and offered == {("encoder", name)}
 
 
 def prepare_encoder(
@@ -167,14 +162,14 @@ def check_fit(trio: Trio) -> None:
     lacking = trio.objective.requires - trio.encoder.provides
     if lacking:
         raise ContractError(
-            f"objective {names['objective']!r} requires {', '.join(sorted(lacking))}, which encoder "
-            f"{names['encoder']!r} does not provide (it provides "
+            f"objective {names['objective']!r} requires {', '.join(sorted(lacking))}, which "
+            f"encoder {names['encoder']!r} does not provide (it provides "
             f"{', '.join(sorted(trio.encoder.provides)) or 'nothing'}); choose an encoder that does"
         )
     missing = trio.objective.views - trio.sampler.views
     if missing:
         raise ContractError(
-            f"objective {names['objective']!r} needs views {', '.join(sorted(trio.objective.views))}"
-            f", but sampler {names['sampler']!r} supplies {', '.join(sorted(trio.sampler.views))}; "
-            "choose a sampler that supplies them"
+            f"objective {names['objective']!r} needs views "
+            f"{', '.join(sorted(trio.objective.views))}, but sampler {names['sampler']!r} supplies "
+            f"{', '.join(sorted(trio.sampler.views))}; choose a sampler that supplies them"
         )

@@ -1,0 +1,53 @@
+"""`unirep plugins`: which plugins are installed, in what state, and what they offer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.group(name="plugins")
+def command() -> None:
+    """See which plugins are installed, in what state, and what they offer."""
+
+
+@command.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def list_plugins(as_json: bool) -> None:
+    """List every installed plugin; a broken one with its reason."""
+    from unirep_feast.plugins import load_plugins
+
+    registry = load_plugins()
+    if as_json:
+        click.echo(json.dumps([asdict(plugin) for plugin in registry.plugins]))
+        return
+    if not registry.plugins:
+        click.echo("no plugin is installed; pip install unirep-feast-clue, for instance")
+    for plugin in registry.plugins:
+        click.echo(f"{plugin.name}  {plugin.distribution} {plugin.version}  {plugin.state}")
+        if plugin.reason:
+            click.echo(f"    {plugin.reason}")
+        for offer in plugin.offers:
+            click.echo(f"    {offer}")
+    for (role, name), rivals in registry.contested.items():
+        who = " and ".join(plugin.distribution for plugin in rivals)
+        click.echo(f"clash: {role} {name!r} is registered by {who}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check(name: str, as_json: bool) -> None:
+    """Check that plugin NAME keeps the contracts; exit code 1 if it does not."""
+    from unirep_feast.testing.check import check_plugin
+
+    report = check_plugin(name)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        for line in report.lines():
+            click.echo(line)
+    if not report.passed:
+        raise click.exceptions.Exit(1)

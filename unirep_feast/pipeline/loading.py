@@ -1,0 +1,116 @@
+"""Spec to sequences, and spec to catalog: what every command begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from unirep_feast.catalog import Catalog, Run, default_catalog_url
+from unirep_feast.config import RepresentationSpec, format_instant, parse_spec, read_yaml
+from unirep_feast.errors import CatalogError, PluginError, SpecError
+from unirep_feast.events import Events, now, read_events, read_items
+from unirep_feast.items import Vocabulary
+from unirep_feast.packing import PackedEvents, pack
+from unirep_feast.plugins import ROLES, load_plugins
+from unirep_feast.sequences import Sequences
+
+#: Takes one line for people.
+Notify = Callable[[str], None]
+
+
+def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> RepresentationSpec:
+    """Read a spec and report its problems and those of its parts' settings together.
+
+    Raises:
+        SpecError: lists every problem.
+    """
+    raw = read_yaml(path, overrides)
+    try:
+        return parse_spec(raw, f"spec {path}")
+    except SpecError as error:
+        more = _part_problems(raw)
+        raise SpecError(f"spec {path}", error.problems + more) from None
+
+
+def _part_problems(raw: dict[str, object]) -> list[str]:
+    """Problems of parts' settings in a spec that is itself wrong, as far as they can be told."""
+    found: list[str] = []
+    registry = load_plugins()
+    for role in ROLES:
+        part = raw.get(role)
+        if not isinstance(part, dict) or not isinstance(part.get("settings"), dict):
+            continue
+        name = part.get("name", raw.get("plugin"))
+        try:
+            found += registry.get(role, str(name)).problems(part["settings"])
+        except PluginError as error:
+            found.append(str(error))
+    return found
+
+
+def open_catalog(spec: RepresentationSpec, create: bool = True) -> Catalog:
+    """Open the catalog a spec names, or the default one beside its storage."""
+    url = spec.catalog or default_catalog_url(spec.resolve(spec.storage))
+    return Catalog(url, create=create)
+
+
+def serving_run(catalog: Catalog, spec: RepresentationSpec, run: str | None) -> Run:
+    """Return the run to encode with: the one named, else the promoted one.
+
+    Raises:
+        CatalogError: there is none; names the command to run.
+    """
+    if run is not None:
+        found = catalog.find_run(run)
+        if found.representation != spec.name:
+            raise CatalogError(
+                f"run {found.id} is of representation {found.representation!r}, the spec is "
+                f"{spec.name!r}; see `unirep runs list --representation {spec.name}`"
+            )
+        return found
+    promoted = catalog.promoted(spec.name)
+    if promoted is None:
+        runs = catalog.list_runs(spec.name)
+        advice = (
+            f"`unirep runs promote {runs[0].id}`"
+            if runs and runs[0].status == "finished"
+            else "`unirep train SPEC`"
+        )
+        raise CatalogError(f"no run of {spec.name!r} is promoted; run {advice} first")
+    return promoted
+
+
+def read_log(spec: RepresentationSpec, before: int | None, notify: Notify) -> PackedEvents:
+    """Read and sort the events of a spec, and say what was read and dropped.
+
+    Args:
+        spec: names a parquet path or a Feast source.
+        before: read only events strictly before it (microseconds).
+        notify: gets one line.
+    """
+    packed = pack(_read(spec, before), spec.events.duplicates)
+    notify(packed.report.line())
+    return packed
+
+
+def _read(spec: RepresentationSpec, before: int | None) -> Events:
+    if before is not None and before > now():
+        raise SpecError(
+            f"spec {spec.name}",
+            [
+                f"{format_instant(before)} lies in the future: events before it may still come; "
+                "wanted a time that has passed"
+            ],
+        )
+    if spec.events.feast is not None:
+        from unirep_feast.feature_store.source_events import read_feast_events
+
+        return read_feast_events(spec, before)
+    return read_events(spec, before)
+
+
+def sequences_of(
+    spec: RepresentationSpec, packed: PackedEvents, vocabulary: Vocabulary
+) -> Sequences:
+    """Code packed events and bind what is known of items."""
+    return Sequences.from_packed(packed, vocabulary, read_items(spec))
