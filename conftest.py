@@ -12,6 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a test: no example has a time limit.
+settings.register_profile("unirep", deadline=None)
+settings.load_profile("unirep")
 
 ROOT = Path(__file__).parent
 DATA = Path(os.environ.get("UNIREP_DATA", ROOT.parent / "shared" / "data"))
