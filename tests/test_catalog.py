@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from unirep_feast.catalog import Catalog, connect, default_catalog_url
+from unirep_feast.catalog import Catalog, connect, default_catalog_url, schema
 from unirep_feast.catalog.models import Base, Run
 from unirep_feast.errors import CatalogError
 
@@ -572,12 +572,15 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
         Catalog("postgresql://ml@db/unirep")
 
 
-def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("open_it", [Catalog, schema.upgrade])
+def test_a_file_that_is_no_database_is_one_line(
+    tmp_path: Path, open_it: Callable[[str], object]
+) -> None:
     """A file of something else is refused, named, and left as it is."""
     (tmp_path / "catalog.db").write_bytes(b"user_id,item_id\n" * 100)
 
     with pytest.raises(CatalogError, match=r"catalog\.db: file is not a database; check the file"):
-        Catalog(f"sqlite:///{tmp_path}/catalog.db")
+        open_it(f"sqlite:///{tmp_path}/catalog.db")
     assert (tmp_path / "catalog.db").read_bytes() == b"user_id,item_id\n" * 100
 
 
@@ -587,6 +590,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(CatalogError, match="data/unirep: Not a directory"):
         Catalog(f"sqlite:///{tmp_path}/data/unirep/catalog.db")
+
+
+def test_a_folder_given_as_the_catalog_is_one_line(tmp_path: Path) -> None:
+    """What exists but cannot be opened as a file is refused with the cause."""
+    with pytest.raises(CatalogError, match="unable to open database file; check the file"):
+        Catalog(f"sqlite:///{tmp_path}")
 
 
 def test_a_catalog_that_goes_away_is_one_line(tmp_path: Path) -> None:

@@ -246,19 +246,19 @@ def test_a_newer_database_is_refused(url: str, engine: Engine, open_it: type[Cat
 @pytest.mark.parametrize("revision", [None, "abc123", "0001"])
 @pytest.mark.parametrize("open_it", [Catalog, schema.upgrade])
 def test_a_foreign_database_is_refused_and_left_alone(
-    url: str, engine: Engine, open_it: type[Catalog], revision: str | None
+    url: str, engine: Engine, tmp_path: Path, open_it: type[Catalog], revision: str | None
 ) -> None:
     """Tables of another program, whether it uses Alembic or not, are not touched."""
     execute(engine, "CREATE TABLE invoices (id INTEGER)")
     if revision is not None:
         execute(engine, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         execute(engine, f"INSERT INTO alembic_version VALUES ('{revision}')")
-    before = tables(engine)
+    before = tables(engine), [file.read_bytes() for file in tmp_path.iterdir()]
 
     with pytest.raises(CatalogError, match="not a catalog's; give an empty database"):
         open_it(url)
 
-    assert tables(engine) == before
+    assert (tables(engine), [file.read_bytes() for file in tmp_path.iterdir()]) == before
 
 
 def test_looking_creates_nothing(url: str, tmp_path: Path, engine: Engine) -> None:
@@ -284,38 +284,52 @@ def test_an_empty_file_is_an_empty_catalog(tmp_path: Path) -> None:
 def test_processes_may_set_up_one_database_at_once(url: str) -> None:
     """Of processes that find the same empty database, all succeed and one sets it up."""
     code = (
-        "import sys; from unirep_feast.catalog import Catalog; sys.stdin.read(1);"
+        "import sys, alembic.command; from unirep_feast.catalog import Catalog\n"
+        "print('ready', flush=True); sys.stdin.read(1)\n"
         "Catalog(sys.argv[1]).start_run(sys.argv[2], representation='r', spec='{}', spec_hash='',"
         " plugins={}, folder='f')"
     )
+    pipe = subprocess.PIPE
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", code, url, f"run-{number}"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
         for number in range(4)
     ]
     for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write(b"x")
-        worker.stdin.flush()
-    failures = [worker.communicate()[1].decode() for worker in workers]
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    failures = [worker.communicate()[1] for worker in _started(workers)]
 
     assert failures == [""] * 4
     assert len(Catalog(url).list_runs("r")) == 4
 
 
-def test_a_sqlite_catalog_lets_readers_read_while_it_writes(tmp_path: Path) -> None:
-    """The file is in write-ahead mode, so a reader sees the last commit during a write."""
-    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
-    add_run(catalog)
-    with closing(sqlite3.connect(tmp_path / "catalog.db")) as other:
-        other.execute("BEGIN IMMEDIATE")
-        other.execute("DELETE FROM runs")
+def _started(workers: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("x")
+        worker.stdin.flush()
+    return workers
 
-        assert [run.id for run in catalog.list_runs()] == ["a"]
-        other.rollback()
+
+def test_a_sqlite_catalog_is_written_to_while_somebody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is in write-ahead mode: a reader that takes its time holds up no training."""
+    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.1)
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    add_run(catalog, "a")
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT id FROM runs").fetchall() == [("a",)]
+        add_run(catalog, "b")
+
+        assert reader.execute("SELECT id FROM runs").fetchall() == [("a",)]
 
 
 def test_a_good_catalog_opens_without_alembic(tmp_path: Path) -> None:

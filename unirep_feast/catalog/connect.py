@@ -101,7 +101,7 @@ def for_writing(engine: Engine) -> Engine:
 def _take_over_transactions(engine: Engine, enforce_foreign_keys: bool) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
-        # Python's sqlite3 would commit before DDL and begin too late: both would break the lock.
+        # Transactions are begun below and nowhere else; sqlite3 would begin some of its own.
         connection.isolation_level = None
         connection.execute(f"PRAGMA foreign_keys={'ON' if enforce_foreign_keys else 'OFF'}")
 

@@ -10,7 +10,6 @@ import io
 import logging
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import OperationalError
@@ -82,8 +81,7 @@ def current(url_text: str) -> SchemaState:
     Raises:
         CatalogError: it cannot be reached.
     """
-    url = read_url(url_text)
-    return SchemaState("empty") if _no_file(url) else _look(url)
+    return _look(read_url(url_text))
 
 
 def open_catalog(url_text: str, *, create: bool = True) -> tuple[URL, Engine]:
@@ -98,16 +96,14 @@ def open_catalog(url_text: str, *, create: bool = True) -> tuple[URL, Engine]:
             is none and ``create`` is off.
     """
     url = read_url(url_text)
-    state = SchemaState("empty") if _no_file(url) else _look(url)
-    if state.kind == "empty":
-        if not create:
-            raise CatalogError(
-                f"there is no catalog at {show_url(url)}; `unirep train SPEC` makes one, "
-                "or give another with --catalog or UNIREP_CATALOG"
-            )
-        _migrate(url, only_empty=True)
-    elif state.kind != "current":
-        raise _refusal(url, state)
+    state = _look(url)
+    if state.kind == "empty" and not create:
+        raise CatalogError(
+            f"there is no catalog at {show_url(url)}; `unirep train SPEC` makes one, "
+            "or give another with --catalog or UNIREP_CATALOG"
+        )
+    if state.kind != "current":
+        _migrate(url, state, {"empty"})
     return url, open_engine(url)
 
 
@@ -119,20 +115,18 @@ def upgrade(url_text: str) -> SchemaState:
     Raises:
         CatalogError: it cannot be reached, is newer than this version, or is not ours.
     """
-    return _migrate(read_url(url_text), only_empty=False)
+    url = read_url(url_text)
+    state = _look(url)
+    return state if state.kind == "current" else _migrate(url, state, {"empty", "stale"})
 
 
-def alembic_config(folder: Path | None = None) -> Config:
-    """Make Alembic's settings in code, so that no ``alembic.ini`` has to be found at run time.
-
-    Args:
-        folder: of the migrations; by default the one that belongs to this package.
-    """
+def alembic_config() -> Config:
+    """Make Alembic's settings in code, so that no ``alembic.ini`` has to be found at run time."""
     from alembic.config import Config
 
     silent = io.StringIO()  # stdout belongs to results
     config = Config(output_buffer=silent, stdout=silent)
-    config.set_main_option("script_location", str(folder or migrations_folder()).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
@@ -152,7 +146,10 @@ def migrations_folder() -> Path:
     )
 
 
-def _migrate(url: URL, *, only_empty: bool) -> SchemaState:
+def _migrate(url: URL, state: SchemaState, allowed: set[str]) -> SchemaState:
+    """Upgrade a database in a state that allows it; the others are refused untouched."""
+    if state.kind not in allowed:
+        raise _refusal(url, state)
     from alembic import command
 
     if url.get_backend_name() == "sqlite":
@@ -168,7 +165,7 @@ def _migrate(url: URL, *, only_empty: bool) -> SchemaState:
             state = read_state(connection)  # again: another process may have been here first
             if state.kind == "current":
                 return state
-            if state.kind in ("newer", "foreign") or (state.kind == "stale" and only_empty):
+            if state.kind not in allowed:
                 raise _refusal(url, state)
             config = alembic_config()
             config.attributes["connection"] = connection
@@ -178,6 +175,12 @@ def _migrate(url: URL, *, only_empty: bool) -> SchemaState:
 
 
 def _look(url: URL) -> SchemaState:
+    if url.get_backend_name() == "sqlite":
+        try:
+            if not Path(url.database or "").exists():
+                return SchemaState("empty")  # connecting would create the file
+        except OSError as error:
+            raise CatalogError(f"catalog {show_url(url)}: {error.strerror}") from error
     with one_line_errors(url), open_engine(url).connect() as connection:
         return read_state(connection)
 
@@ -187,11 +190,6 @@ def _known(revisions: list[str]) -> bool:
 
     scripts = ScriptDirectory.from_config(alembic_config())
     return set(revisions) <= {script.revision for script in scripts.walk_revisions()}
-
-
-def _no_file(url: URL) -> bool:
-    # Connecting would create it.
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
 
 
 def _make_folder(url: URL) -> None:
@@ -208,11 +206,12 @@ def _make_folder(url: URL) -> None:
 def _enable_wal(engine: Engine) -> None:
     """Let readers read while one process writes; the file remembers it."""
     deadline = time.monotonic() + BUSY_SECONDS
-    with closing(engine.raw_connection()) as connection:
+    with engine.connect() as connection:
+        raw = connection.connection.cursor()  # the switch is refused inside a transaction
         while True:
             try:
                 # Past a second process doing the same, SQLite does not wait by itself.
-                connection.cursor().execute("PRAGMA journal_mode=WAL")
+                raw.execute("PRAGMA journal_mode=WAL")
                 return
             except OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
