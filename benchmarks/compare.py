@@ -84,7 +84,7 @@ JOBS = {
         wanted="≥ 15x",
     ),
     "pack-20m": Job(
-        "20 M synthetic events in parquet → sequences, peak memory",
+        "21 M synthetic events in parquet, all columns → sequences, peak memory",
         (Side("unirep-feast", "", "ours_pack_20m.py"),),
         rounds=3,
         wanted="< 3,072 MB",

@@ -71,15 +71,18 @@ def pack(events: Events, duplicates: str = "drop") -> PackedEvents:
         columns["event_type"] = (type_rank + 1).astype(np.int16)
     if "value" in table.column_names:
         columns["value"] = _float32(table["value"])
+    origin, report = events.origin, events.report
+    # The sort is where memory peaks: a caller that let go of the table gets it freed before.
+    del events, table
+    pa.default_memory_pool().release_unused()
     user_rank, times, item_rank, columns = _sort(user_rank, times, item_rank, columns)
-    report = events.report
     if duplicates != "keep":
         keep = _first_of_equals(user_rank, times, item_rank, columns)
         if keep is not None:
             dropped = int(keep.size - np.count_nonzero(keep))
             if duplicates == "error":
                 raise EventsError(
-                    f"{events.origin}: {dropped:,} duplicate rows (equal in user, item, time, type "
+                    f"{origin}: {dropped:,} duplicate rows (equal in user, item, time, type "
                     "and value); mend the log, or set events.duplicates to drop or keep"
                 )
             report = report.with_dropped("duplicate", dropped)
