@@ -56,3 +56,8 @@ class CatalogError(UnirepError):
 
 class StoreError(UnirepError):
     """The feature store refused, or what it returned cannot be used."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Another library's message as a part of one line of ours, at most ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]
