@@ -79,13 +79,22 @@ def ml1m_histories() -> tuple[list[Any], list[Any], list[int], int]:
     )
 
 
-def sample_users(population: int, size: int, seed: int = 0) -> list[int]:
-    """Rows of `size` users drawn without repeats, the same for everyone; 0 means all of them."""
+def sample_users(lengths: list[int], size: int) -> list[int]:
+    """Rows of `size` users that stand for all: every so-manieth by length of history.
+
+    Args:
+        lengths: events per user.
+        size: how many; 0 means all of them.
+
+    Returns:
+        Rows in ascending order, the same for everyone who asks.
+    """
     import numpy as np
 
-    if size == 0 or size >= population:
-        return list(range(population))
-    return sorted(np.random.default_rng(seed).choice(population, size, replace=False).tolist())
+    if size == 0 or size >= len(lengths):
+        return list(range(len(lengths)))
+    place = (np.arange(size) + 0.5) * (len(lengths) / size)
+    return sorted(np.argsort(lengths, kind="stable")[place.astype(int)].tolist())
 
 
 def peak_rss_mb() -> float:

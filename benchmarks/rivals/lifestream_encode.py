@@ -6,8 +6,9 @@ Run by the rival's own interpreter:
 
 The documented path: `inference_data_loader` (padding collate) into `InferenceModule` around a
 `TransformerSeqEncoder`, in eval mode without gradients. Weights are random: speed does not
-depend on them. `--users 0` encodes everybody, otherwise a seeded sample of that size.
-`--by-length` hands the users over sorted by length: the library does not do that, a user could.
+depend on them. `--users 0` encodes everybody, otherwise a sample of that size with the lengths of
+all. `--by-length` hands the users over sorted by length, which the library does not do but a user
+could.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import measuring
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--by-length", action="store_true")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=64, help="of the feed-forward layers")
@@ -44,7 +45,7 @@ def main() -> None:
         from ptls.nn import TransformerSeqEncoder, TrxEncoder
 
         codes, times, users, n_items = measuring.ml1m_histories()
-        chosen = measuring.sample_users(len(users), options.users)
+        chosen = measuring.sample_users(list(map(len, codes)), options.users)
         if options.by_length:
             chosen = sorted(chosen, key=lambda row: len(codes[row]))
         # What PandasDataPreprocessor returns: one dict of tensors per user.

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--bucket-size", type=int, default=32)
+    parser.add_argument("--bucket-size", type=int, default=64)
     parser.add_argument("--negatives", type=int, default=0)
     parser.add_argument("--fused", action="store_true", help="torch's fused Adam in its factory")
     parser.add_argument("--warmup", type=int, default=5, help="steps")

@@ -1,0 +1,30 @@
+"""What our training and encoding runners share: ML-1M packed, and a trio built on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import measuring
+
+from unirep_feast.config import RepresentationSpec, parse_spec
+from unirep_feast.events import read_events
+from unirep_feast.packing import pack
+from unirep_feast.plugins import load_plugins
+from unirep_feast.sequences import Sequences, fit_vocabulary
+from unirep_feast.trio import Choice, choose
+
+
+def ml1m(**sections: Any) -> tuple[RepresentationSpec, Choice, Sequences]:
+    """A clue spec on ML-1M with the given sections, its parts, and the packed events."""
+    spec = parse_spec(
+        {
+            "name": "bench",
+            "plugin": "clue",
+            "events": {"path": str(measuring.data_folder() / "ml-1m" / "events.parquet")},
+            **sections,
+        },
+        "benchmark",
+    )
+    packed = pack(read_events(spec))
+    vocabulary = fit_vocabulary(packed, until=int(packed.times.max()) + 1)
+    return spec, choose(spec, load_plugins()), Sequences.from_packed(packed, vocabulary)
