@@ -32,7 +32,7 @@ def equal(one: Sequences, other: Sequences) -> bool:
         and all(
             torch.equal(a.columns[n].nan_to_num(-9), b.columns[n].nan_to_num(-9)) for n in a.columns
         )
-        and one.until == other.until
+        and (one.until, one.cut) == (other.until, other.cut)
         and one.vocabulary.hash == other.vocabulary.hash
         and one.vocabulary.counts.equals(other.vocabulary.counts)
         and one.items.item_ids.equals(other.items.item_ids)

@@ -165,7 +165,7 @@ def test_before_holds_exactly_earlier_events(seed: int, when: int) -> None:
         held[start:end] = True
     assert torch.equal(held, sequences.times < when)
     assert cut.codes.data_ptr() == sequences.codes.data_ptr()
-    assert cut.until == min(when, sequences.until)
+    assert cut.until == when
 
 
 @given(SEEDS, WHEN, WHEN)
@@ -191,7 +191,22 @@ def test_slices_of_slices_are_the_smaller_slice(seed: int, one: int, other: int)
     twice = sequences.before(one).before(other)
 
     assert torch.equal(twice.ends, sequences.before(min(one, other)).ends)
-    assert twice.until == min(one, other, sequences.until)
+    assert twice.until == min(one, other)
+
+
+def test_as_of_does_not_show_whether_the_log_goes_on() -> None:
+    """A cut behind the last event is at the time asked for, so days are counted from it."""
+    world = make_world()
+    later = START + 200 * MICROSECONDS_PER_DAY
+
+    past = world.sequences.before(later)
+
+    assert past.until == later
+    assert past.before(later + 1).until == later
+    recent = past.limit(Window(max_days=120)).histories(past.all_users())
+    assert recent.as_of.tolist() == [later] * 12
+    assert bool((recent.times >= later - 120 * MICROSECONDS_PER_DAY).all())
+    assert int(recent.lengths.sum()) < int(past.lengths.sum())
 
 
 @given(seed=SEEDS, how=st.sampled_from(FUTURES), string_ids=st.booleans(), window=WINDOWS)

@@ -149,7 +149,8 @@ class Inference:
 
     def _fill(self, past: Sequences, rows: Tensor, as_of: int, shape: Shape) -> SequenceBatch:
         """Gather histories and fill the batch up with empty rows to its fixed shape."""
-        batch = past.histories(rows)
+        times = torch.full_like(rows, as_of)
+        batch = past.window(rows, past.starts[rows], past.ends[rows], times)
         missing = shape.rows - len(rows)
         lengths = torch.cat((batch.lengths, batch.lengths.new_zeros(missing)))
         return SequenceBatch(

@@ -47,6 +47,7 @@ class SequenceManifest:
         events: rows of ``columns.arrow``.
         known: V, codes below it are in the vocabulary; items behind it were appended.
         until: microseconds; every event is strictly earlier.
+        cut: whether ``until`` was asked for, or is only where the log ends.
         vocabulary_hash: of the vocabulary beside it.
         files: SHA-256 of every other file by name.
         format: version of this layout.
@@ -56,6 +57,7 @@ class SequenceManifest:
     events: int
     known: int
     until: int
+    cut: bool
     vocabulary_hash: str
     files: dict[str, str]
     format: int = FORMAT
@@ -146,6 +148,7 @@ def load_sequences(folder: str | Path, verify: bool = True) -> Sequences:
         vocabulary=vocabulary,
         items=table,
         until=manifest.until,
+        cut=manifest.cut,
     )
 
 
@@ -175,6 +178,7 @@ def _write(sequences: Sequences, folder: Path) -> SequenceManifest:
             events=int(offsets[-1]),
             known=items.known,
             until=sequences.until,
+            cut=sequences.cut,
             vocabulary_hash=sequences.vocabulary.hash,
             files={name: sha256(temporary / name) for name in _FILES},
         )

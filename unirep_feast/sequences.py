@@ -44,6 +44,7 @@ class Sequences:
         vocabulary: which item has which code.
         items: what is known of the items.
         until: microseconds; every event is strictly earlier.
+        cut: whether ``until`` was asked for, or is only where the log ends.
         clip: applied by :meth:`window`; the encoder's, set by the host.
     """
 
@@ -57,6 +58,7 @@ class Sequences:
     until: int
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     clip: Window = Window()
+    cut: bool = False
 
     @classmethod
     def from_packed(
@@ -145,10 +147,14 @@ class Sequences:
         return torch.arange(len(self), device=self.device)
 
     def before(self, when: int) -> Sequences:
-        """Return the histories as of a time: events strictly before it."""
+        """Return the histories as of a time: events strictly before it.
+
+        ``until`` becomes that time even where the log ends earlier: an as-of time must not show
+        whether there are later events. Only a cut that was made before stays.
+        """
         if when >= self.until:
-            return self
-        return replace(self, ends=self.locate(self.all_users(), when), until=when)
+            return self if self.cut else replace(self, until=when, cut=True)
+        return replace(self, ends=self.locate(self.all_users(), when), until=when, cut=True)
 
     def between(self, start: int, end: int) -> Sequences:
         """Return the histories within ``[start, end)``."""
