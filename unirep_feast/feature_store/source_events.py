@@ -21,7 +21,8 @@ def read_feast_events(spec: RepresentationSpec, before: int | None = None) -> Ev
     """Read the event log of a spec whose ``events.feast`` names a data source.
 
     Parquet file sources are read directly, column by column and filtered by time; anything else
-    goes through the repo's offline store.
+    goes through the repo's offline store. Those of databases hand out even times with a zone
+    without one; as everywhere in Feast these are UTC, unless ``events.assume_timezone`` says more.
 
     Args:
         spec: ``events.columns`` are names after the source's field mapping.
@@ -45,6 +46,8 @@ def read_feast_events(spec: RepresentationSpec, before: int | None = None) -> Ev
         return _read_file(spec, store, source, before)
     origin = f"data source {source.name!r}"
     table = _rename(_pull(spec.events, store, source, before), source)
+    if not isinstance(source, FileSource) and spec.events.assume_timezone is None:
+        table = _with_zone(table, stamp)
     events = normalise_events(table, spec.events, origin)
     return _cut(events, before)
 
@@ -132,6 +135,15 @@ def _pull(
 def _rename(table: pa.Table, source: DataSource) -> pa.Table:
     mapping = source.field_mapping
     return table.rename_columns([mapping.get(name, name) for name in table.column_names])
+
+
+def _with_zone(table: pa.Table, stamp: str) -> pa.Table:
+    """Say of naive times that they are UTC; a cast moves them nowhere."""
+    kind = table.schema.field(stamp).type
+    if not pa.types.is_timestamp(kind) or kind.tz is not None:
+        return table
+    column = table[stamp].cast(pa.timestamp(kind.unit, tz="UTC"))
+    return table.set_column(table.column_names.index(stamp), stamp, column)
 
 
 def _cut(events: Events, before: int | None) -> Events:
