@@ -1,0 +1,197 @@
+"""Feast's SQLite online store: the same statement on the same connection, many rows at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id, _table_id
+
+from unirep_feast.errors import StoreError
+from unirep_feast.feature_store.online_writer.keys import KeyEncoder
+from unirep_feast.feature_store.online_writer.rows import (
+    Layout,
+    Rows,
+    created_per_distinct,
+    per_distinct,
+    slices,
+)
+from unirep_feast.feature_store.online_writer.values import texts
+
+#: Of a slice. Wide, because a slice is sorted before it is written.
+SLICE_BYTES = 32 << 20
+
+#: How long to wait for another writer, such as a second materialize, to commit.
+BUSY_SECONDS = 60
+
+_SAMPLE = 500
+
+
+def uncovered(config: RepoConfig) -> str | None:
+    """Say which option of the store asks for columns that are not written here."""
+    for option in ("vector_enabled", "enable_openai_compatible_store"):
+        if getattr(config.online_store, option, False):
+            return f"SQLite online store with {option}: true"
+    return None
+
+
+def write_sqlite(
+    store: SqliteOnlineStore,
+    config: RepoConfig,
+    view: FeatureView,
+    layout: Layout,
+    batches: Iterable[pa.RecordBatch | pa.Table],
+    keep_newer: bool,
+    progress: Callable[[int], object],
+) -> tuple[int, int]:
+    """Write rows; see :func:`unirep_feast.feature_store.online_writer.write_online`.
+
+    Transactions end where Feast's own do: after ``materialization.online_write_batch_size`` rows,
+    or after the last one where that is not set. Whatever stops the writing in between, a reader
+    finds finished transactions and nothing else.
+
+    Returns:
+        Rows given, and rows left out because the store holds newer ones.
+    """
+    table = _table_id(config.project, view, config.registry.enable_online_feature_view_versioning)
+    per_transaction = config.materialization_config.online_write_batch_size
+    encode_keys = KeyEncoder(
+        layout.join_keys,
+        lambda key: serialize_entity_key(key, config.entity_key_serialization_version),
+    )
+    statement = _upsert(table, keep_newer)
+    rows = changed = pending = 0
+    sample: list[bytes] = []
+    with _one_line(store._get_db_path(config)), _waiting(_connect(store, config)) as connection:
+        cursor = connection.cursor()
+        for part in slices(layout, batches, SLICE_BYTES, per_transaction):
+            # At once, so that two writers wait for each other rather than deadlock.
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            keys = encode_keys(part.ids())
+            # Scattered keys dirty a page each; sorted ones fill a page before the next.
+            order = pc.sort_indices(keys)
+            keys = keys.take(order).to_numpy(zero_copy_only=False).tolist()
+            for records in _records(connection, part, keys, order):
+                cursor.executemany(statement, records)
+                changed += cursor.rowcount
+            rows += len(part)
+            pending += len(part)
+            sample = keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE]
+            if per_transaction and pending >= per_transaction:
+                connection.commit()
+                pending = 0
+            progress(len(part))
+        connection.commit()
+        skipped = rows - changed // len(layout.features)
+        if skipped and not keep_newer:
+            raise StoreError(
+                f"{layout.view}: SQLite wrote {rows - skipped:,} of {rows:,} rows; materialize "
+                "again"
+            )
+        _check_stored(connection, table, layout, sample)
+    return rows, skipped
+
+
+def _records(
+    connection: sqlite3.Connection, part: Rows, keys: list[bytes], order: pa.Array
+) -> Iterator[Iterable[tuple[Any, ...]]]:
+    """Yield the rows of the table, one feature after the other, in the order of the keys."""
+    places = order.to_numpy()
+
+    def adapt(time: Any) -> Any:  # as the adapter that Feast registered does, local zone and all
+        return connection.execute("SELECT ?", (time,)).fetchone()[0]
+
+    event_times = per_distinct(part.event_times()[places], adapt)
+    created = part.created()
+    if created is not None:
+        created = created[0][places], created[1][places]
+    created_times = created_per_distinct(created, len(part), adapt)
+    for name, encoded in part.values().items():
+        text = texts(part.column(name), part.layout.features[name], encoded)
+        encoded = encoded.take(order).to_numpy(zero_copy_only=False).tolist()
+        yield zip(
+            keys,
+            repeat(name),
+            encoded,
+            [text[place] for place in places.tolist()] if text else repeat(None),
+            event_times,
+            created_times,
+            strict=False,
+        )
+
+
+def _upsert(table: str, keep_newer: bool) -> str:
+    columns = ("entity_key", "feature_name", "value", "value_text", "event_ts", "created_ts")
+    update = ", ".join(f"{name} = excluded.{name}" for name in columns[2:])
+    statement = (
+        f"INSERT INTO {_quote_id(table)} ({', '.join(columns)}) "  # noqa: S608 - quoted by Feast
+        f"VALUES ({', '.join('?' * len(columns))}) "
+        f"ON CONFLICT(entity_key, feature_name) DO UPDATE SET {update}"
+    )
+    return f"{statement} WHERE excluded.event_ts >= event_ts" if keep_newer else statement
+
+
+def _check_stored(
+    connection: sqlite3.Connection, table: str, layout: Layout, sample: list[bytes]
+) -> None:
+    """Look a part of the last keys up again; counting them all would cost as much as reading."""
+    keys = sorted(set(sample))
+    names = list(layout.features)
+    query = (
+        f"SELECT COUNT(*) FROM {_quote_id(table)} "  # noqa: S608 - quoted by Feast
+        f"WHERE entity_key IN ({', '.join('?' * len(keys))}) "
+        f"AND feature_name IN ({', '.join('?' * len(names))})"
+    )
+    found = connection.execute(query, [*keys, *names]).fetchone()[0]
+    if found != len(keys) * len(names):
+        raise StoreError(
+            f"{layout.view}: SQLite holds {found:,} of {len(keys) * len(names):,} values just "
+            "written; somebody deletes from the online store meanwhile; materialize again"
+        )
+
+
+@contextmanager
+def _waiting(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Wait longer for locks than Python's five seconds; leave no transaction open."""
+    before = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    try:
+        yield connection
+    finally:
+        connection.rollback()  # nothing, after a commit
+        connection.execute(f"PRAGMA busy_timeout = {before:d}")
+
+
+def _connect(store: SqliteOnlineStore, config: RepoConfig) -> sqlite3.Connection:
+    try:
+        connection: sqlite3.Connection = store._get_conn(config)
+    except OSError as error:  # the folder of the file
+        raise sqlite3.OperationalError(f"unable to open: {error.strerror or error}") from None
+    return connection
+
+
+@contextmanager
+def _one_line(path: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        advice = "materialize again"
+        if "no such table" in str(error):
+            advice = "run `feast apply` first"
+        elif "locked" in str(error):
+            advice = "wait for the other writer to finish, then materialize again"
+        elif "full" in str(error):
+            advice = "free disk space, then materialize again"
+        elif "readonly" in str(error) or "unable to open" in str(error):
+            advice = "make the file and its folder writable, then materialize again"
+        raise StoreError(
+            f"online store {path}: {error}; the unfinished write is undone, {advice}"
+        ) from None
