@@ -34,8 +34,9 @@ _LONG = 1000
 class EncoderTests(EncoderTimeChecks, EncoderCapabilityChecks):
     """An encoder keeps its contract: shapes, padding, company, time, state and capabilities."""
 
-    def test_declares_what_it_is(self, encoder: Encoder) -> None:
+    def test_declares_what_it_is(self, fresh: Trio) -> None:
         """K, D, the window, dependence on time and capabilities are there and make sense."""
+        encoder = fresh.encoder
         check_encoder(encoder, type(encoder).__name__)
         window = encoder.window
         assert isinstance(window, Window), f"window is {window!r}, wanted a Window"

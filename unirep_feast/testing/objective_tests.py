@@ -35,9 +35,17 @@ class ObjectiveTests(PartChecks):
     fall: float = 0.02
 
     @pytest.fixture
+    def trio(self, fresh: Trio) -> Trio:
+        """The parts with random weights, in ``eval()``."""
+        assert fresh.objective is not None, "the recipe has no objective"
+        for part in (fresh.encoder, fresh.objective):
+            module_of(part).eval()
+        return fresh
+
+    @pytest.fixture
     def objective(self, trio: Trio) -> Objective:
-        """The objective, a few steps old."""
-        assert trio.objective is not None, "the recipe has no objective"
+        """The objective."""
+        assert trio.objective is not None
         return trio.objective
 
     @pytest.fixture
@@ -126,6 +134,7 @@ class ObjectiveTests(PartChecks):
     ) -> None:
         """A fresh objective with the saved state scores the same: a resumed run goes on alike."""
         assert recipe.objective is not None and trio.objective is not None
+        train(trio, past, steps=3)
         torch.manual_seed(99)
         again = recipe.objective(trio.encoder)
         module_of(again).load_state_dict(state_of(trio.objective), strict=True)

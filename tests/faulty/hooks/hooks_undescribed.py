@@ -1,0 +1,18 @@
+"""A setting nobody can understand."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from unirep_feast import hookimpl
+
+
+class Settings(BaseModel, extra="forbid"):
+    """One setting."""
+
+    k: int = 3
+
+
+@hookimpl
+def unirep_register_samplers(register: object) -> None:
+    register("bad.sampler", lambda settings: None, Settings)
