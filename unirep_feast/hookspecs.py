@@ -86,8 +86,8 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
 
     **When**: once per process, when a command first needs plugins; never at ``unirep --help``.
 
-    **Order**: pluggy's (last registered distribution first); it does not matter, since a name that
-    two distributions register is an error that names both.
+    **Order**: by the name of the entry point; it does not matter, since a name that two
+    distributions register is an error that names both.
 
     Args:
         register: ``register(name, build, settings, prepare=None)``.
@@ -104,9 +104,10 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
     Returns:
         Nothing.
 
-    The host checks: the name's prefix, that ``settings`` forbids unknown keys and has defaults, and
-    at the start of training or encoding that vectors are (B, K, D), finite, and unmoved by padding;
-    a failure is one line that names the distribution.
+    The host checks when it registers: the name's prefix, that ``settings`` forbids unknown keys and
+    has defaults; when it builds: what the encoder declares; when it encodes: that vectors are
+    (B, K, D) and finite, and whether batch mates change their bits. A failure is one line that
+    names the part. ``unirep plugins check`` tries the whole contract.
 
     Example:
         ::
@@ -161,8 +162,9 @@ def unirep_register_samplers(register: RegisterSampler) -> None:
     Returns:
         Nothing.
 
-    The host checks that the same draw gives the same views and that no view reaches
-    ``training.until``: the sampler only ever holds ``sequences.before(training.until)``.
+    The host checks that the sampler supplies the views it declares; no view can reach
+    ``training.until``, since it only ever holds ``sequences.before(training.until)``.
+    ``unirep plugins check`` tries whether the same draw gives the same views.
 
     Example:
         ::

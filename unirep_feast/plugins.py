@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ class Registry:
         if key in self.parts:
             return self.parts[key]
         for plugin in self.plugins:
-            if plugin.state != "ready" and name.split(".")[0] == plugin.name:
+            if plugin.state != "ready" and _belongs(name, plugin):
                 raise PluginError(
                     f"{role} {name!r} needs plugin {plugin.name!r} of {plugin.distribution} "
                     f"{plugin.version}, which is {plugin.state}: {plugin.reason}"
@@ -147,7 +148,7 @@ def build_registry(points: Iterator[EntryPoint] | Any) -> Registry:
             _check_api(module)
             manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
             _check_hooks(manager, module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # A plugin is foreign code: whatever it raises must not take other commands down.
             logger.debug("plugin %s is broken", plugin.name, exc_info=True)
             registry.plugins.append(replace(plugin, state="broken", reason=_cause(error)))
@@ -174,7 +175,9 @@ def _collect(
             settings: type[BaseModel],
             prepare: Callable[..., Any] | None = None,
         ) -> None:
-            _check_offer(role, name, settings, plugin)
+            _check_offer(role, name, build, settings, plugin)
+            if any(part.role == role and part.name == name for part in offered):
+                raise PluginError(f"{role} {name!r} is registered twice")
             offered.append(Registered(role, name, build, settings, plugin, prepare))
 
         return register
@@ -183,7 +186,7 @@ def _collect(
         for role in ROLES:
             hook = manager.subset_hook_caller(f"unirep_register_{role}s", remove_plugins=others)
             hook(register=registrar(role))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         logger.debug("plugin %s is broken", plugin.name, exc_info=True)
         return replace(plugin, state="broken", reason=_cause(error))
     for part in offered:
@@ -196,13 +199,27 @@ def _collect(
     return replace(plugin, offers=tuple(f"{part.role} {part.name}" for part in offered))
 
 
-def _check_offer(role: Role, name: str, settings: type[BaseModel], plugin: Plugin) -> None:
-    if name != plugin.name and not name.startswith(f"{plugin.name}."):
-        raise PluginError(f"{role} {name!r}: wanted {plugin.name!r} or {plugin.name + '.'!r}…")
+def _check_offer(role: Role, name: str, build: Any, settings: Any, plugin: Plugin) -> None:
+    if not _belongs(name, plugin):
+        raise PluginError(
+            f"{role} {name!r}: wanted the name {plugin.name!r} or one that begins with "
+            f"'{plugin.name}.'"
+        )
+    if not callable(build):
+        raise PluginError(f"{role} {name!r}: build is {build!r}; wanted a function")
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         raise PluginError(f"{role} {name!r}: settings is {settings!r}; wanted a pydantic model")
     if settings.model_config.get("extra") != "forbid":
         raise PluginError(f"{role} {name!r}: {settings.__name__} must set extra='forbid'")
+    needed = [key for key, value in settings.model_fields.items() if value.is_required()]
+    if needed:
+        raise PluginError(
+            f"{role} {name!r}: {settings.__name__} has no default for {', '.join(needed)}"
+        )
+
+
+def _belongs(name: object, plugin: Plugin) -> bool:
+    return isinstance(name, str) and (name == plugin.name or name.startswith(f"{plugin.name}."))
 
 
 def _check_api(module: ModuleType) -> None:
@@ -224,10 +241,13 @@ def _check_hooks(manager: pluggy.PluginManager, module: ModuleType) -> None:
 
 
 def _blocked(plugin: Plugin) -> str:
-    def listed(variable: str) -> set[str]:
-        return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name.strip()).lower()  # as pip compares distributions
 
-    names = {plugin.name, plugin.distribution}
+    def listed(variable: str) -> set[str]:
+        return {plain(name) for name in os.environ.get(variable, "").split(",")}
+
+    names = {plain(plugin.name), plain(plugin.distribution)}
     if names & listed(BLOCK_VARIABLE):
         return f"named in {BLOCK_VARIABLE}"
     if ALLOW_VARIABLE in os.environ and not names & listed(ALLOW_VARIABLE):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from unirep_feast.config import RepresentationSpec
-from unirep_feast.encoder import CAPABILITIES, Encoder
-from unirep_feast.errors import ContractError, SpecError
+from unirep_feast.encoder import CAPABILITIES, Encoder, Window
+from unirep_feast.errors import ContractError, PluginError, SpecError
 from unirep_feast.hookspecs import Fit
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.objective import Objective
@@ -54,40 +54,81 @@ class Trio:
     sampler: Sampler | None = None
     identity: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def name(self, role: Role) -> str:
+        """The registered name of a part, for messages; its class where it has none."""
+        if role in self.identity:
+            return self.identity[role]["name"]
+        return type(getattr(self, role)).__name__
+
 
 def choose(spec: RepresentationSpec, registry: Registry) -> Choice:
     """Look up the parts of a spec and validate their settings, all problems at once.
 
     Raises:
-        PluginError: a part is unknown or its plugin broken.
-        SpecError: settings are wrong; every problem is listed.
+        PluginError: a part is unknown or its plugin broken, and nothing else is wrong.
+        SpecError: settings are wrong, or several things are; every problem is listed.
     """
     parts: dict[Role, Registered] = {}
     settings: dict[Role, BaseModel] = {}
+    unknown: list[PluginError] = []
     wrong: list[str] = []
     for role in ROLES:
         wanted = spec.part(role)
         if wanted is None or wanted.name is None:
             continue
-        if role != "encoder" and _is_baseline(spec, wanted.name, registry):
+        if role != "encoder" and _is_baseline(spec.plugin, wanted.name, registry):
             continue
-        part = registry.get(role, wanted.name)
-        parts[role] = part
+        try:
+            parts[role] = part = registry.get(role, wanted.name)
+        except PluginError as error:
+            unknown.append(error)
+            continue
         found = part.problems(wanted.settings)
         wrong.extend(found)
         if not found:
             settings[role] = part.settings.model_validate(wanted.settings)
-    if ("objective" in parts) != ("sampler" in parts):
+    if not unknown and ("objective" in parts) != ("sampler" in parts):
         wrong.append("objective and sampler go together: both, or neither")
-    if wrong:
-        raise SpecError(f"spec {spec.name}", wrong)
+    if len(unknown) == 1 and not wrong:
+        raise unknown[0]
+    if unknown or wrong:
+        raise SpecError(f"spec {spec.name}", [*map(str, unknown), *wrong])
     return Choice(parts, settings)
 
 
-def _is_baseline(spec: RepresentationSpec, name: str, registry: Registry) -> bool:
+def part_problems(raw: Mapping[str, Any], registry: Registry) -> list[str]:
+    """Say what is wrong with the parts of a spec that is itself wrong, as far as can be told.
+
+    Args:
+        raw: keys of a spec that did not pass; anything may be in it.
+        registry: the installed plugins.
+    """
+    plugin = raw.get("plugin")
+    unknown: list[PluginError] = []
+    wrong: list[str] = []
+    for role in ROLES:
+        part = raw.get(role)
+        part = part if isinstance(part, Mapping) else {}
+        name = part.get("name") or plugin
+        if not isinstance(name, str):
+            continue
+        if role != "encoder" and _is_baseline(plugin, name, registry):
+            continue
+        settings = part.get("settings")
+        try:
+            registered = registry.get(role, name)
+        except PluginError as error:
+            unknown.append(error)
+            continue
+        if isinstance(settings, dict):
+            wrong += registered.problems(settings)
+    return [*map(str, unknown), *wrong]
+
+
+def _is_baseline(plugin: Any, name: str, registry: Registry) -> bool:
     """Whether a spec's ``plugin`` offers an encoder alone: a baseline that is not trained."""
     offered = {key for key in (*registry.parts, *registry.contested) if key[1] == name}
-    return spec.plugin == name and offered == {("encoder", name)}
+    return plugin == name and offered == {("encoder", name)}
 
 
 def prepare_encoder(
@@ -136,40 +177,81 @@ def build_trio(
     return trio
 
 
+#: What each part must have: attributes with their types, and methods. Checked before any batch.
+_DECLARES: dict[Role, dict[str, type]] = {
+    "encoder": {
+        "num_vectors": int,
+        "dim": int,
+        "window": Window,
+        "depends_on_as_of": bool,
+        "provides": Set,
+    },
+    "objective": {
+        "requires": Set,
+        "views": Set,
+        "validate_with_dropout": bool,
+        "trains_encoder": bool,
+    },
+    "sampler": {"views": Set},
+}
+_METHODS: dict[Role, tuple[str, ...]] = {
+    "encoder": ("bind", "penalties"),
+    "objective": (),
+    "sampler": ("units", "sample"),
+}
+
+
 def check_encoder(encoder: Encoder, name: str) -> None:
-    """Check what an encoder declares, before it sees a batch."""
-    if not isinstance(encoder, nn.Module):
-        raise ContractError(f"encoder {name!r} is {type(encoder).__name__}; wanted an nn.Module")
-    declared: dict[str, Any] = {"num_vectors": int, "dim": int, "depends_on_as_of": bool}
-    for attribute, kind in declared.items():
-        found = getattr(encoder, attribute, None)
-        if not isinstance(found, kind) or (kind is int and found < 1):
-            raise ContractError(
-                f"encoder {name!r}: {attribute} is {found!r}; wanted {kind.__name__}"
-            )
-    unknown = set(getattr(encoder, "provides", ())) - CAPABILITIES
+    """Check what an encoder declares, before it sees a batch; see :func:`check_declared`."""
+    check_declared(encoder, "encoder", name)
+
+
+def check_declared(part: object, role: Role, name: str) -> None:
+    """Check what a part declares of itself, before it sees a batch.
+
+    Raises:
+        ContractError: it lacks something, or declares what there is not.
+    """
+    who = f"{role} {name!r}"
+    if role != "sampler" and not isinstance(part, nn.Module):
+        raise ContractError(f"{who} is {type(part).__name__}; wanted an nn.Module")
+    for attribute, kind in _DECLARES[role].items():
+        found = getattr(part, attribute, None)
+        fits = isinstance(found, kind)
+        if kind is int:
+            fits = isinstance(found, int) and not isinstance(found, bool) and found >= 1
+        if not fits:
+            wanted = "a number from 1 on" if kind is int else kind.__name__.lower()
+            raise ContractError(f"{who}: {attribute} is {found!r}; wanted {wanted}")
+    items = role == "encoder" and "items" in getattr(part, "provides", ())
+    for method in (*_METHODS[role], *(("embed_items",) if items else ())):
+        if not callable(getattr(part, method, None)):
+            raise ContractError(f"{who} has no method {method}()")
+    capabilities = {"encoder": "provides", "objective": "requires"}.get(role)
+    unknown = set(getattr(part, capabilities)) - CAPABILITIES if capabilities else set()
     if unknown:
         raise ContractError(
-            f"encoder {name!r} provides unknown {', '.join(sorted(unknown))}; "
+            f"{who} {capabilities} unknown {', '.join(sorted(map(str, unknown)))}; "
             f"known: {', '.join(sorted(CAPABILITIES))}"
         )
 
 
 def check_fit(trio: Trio) -> None:
     """Refuse parts that do not fit each other, in one line that names them and what would fit."""
-    assert trio.objective is not None and trio.sampler is not None  # noqa: S101
-    names = {role: who["name"] for role, who in trio.identity.items()}
-    lacking = trio.objective.requires - trio.encoder.provides
+    encoder, objective, sampler = trio.encoder, trio.objective, trio.sampler
+    assert objective is not None and sampler is not None  # noqa: S101
+    for role in ROLES:
+        check_declared(getattr(trio, role), role, trio.name(role))
+    lacking = objective.requires - encoder.provides
     if lacking:
         raise ContractError(
-            f"objective {names['objective']!r} requires {', '.join(sorted(lacking))}, which "
-            f"encoder {names['encoder']!r} does not provide (it provides "
-            f"{', '.join(sorted(trio.encoder.provides)) or 'nothing'}); choose an encoder that does"
+            f"objective {trio.name('objective')!r} requires {', '.join(sorted(lacking))}, which "
+            f"encoder {trio.name('encoder')!r} does not provide (it provides "
+            f"{', '.join(sorted(encoder.provides)) or 'nothing'}); choose an encoder that does"
         )
-    missing = trio.objective.views - trio.sampler.views
-    if missing:
+    if objective.views - sampler.views:
         raise ContractError(
-            f"objective {names['objective']!r} needs views "
-            f"{', '.join(sorted(trio.objective.views))}, but sampler {names['sampler']!r} supplies "
-            f"{', '.join(sorted(trio.sampler.views))}; choose a sampler that supplies them"
+            f"objective {trio.name('objective')!r} needs views "
+            f"{', '.join(sorted(objective.views))}, but sampler {trio.name('sampler')!r} supplies "
+            f"{', '.join(sorted(sampler.views)) or 'none'}; choose a sampler that supplies them"
         )
