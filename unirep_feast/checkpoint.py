@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unirep_feast.errors import CheckpointError
+from unirep_feast.config import problems
+from unirep_feast.errors import CheckpointError, one_line
 from unirep_feast.files import atomic_path, sha256
 from unirep_feast.items import Vocabulary
 
@@ -38,7 +40,8 @@ class Manifest:
         num_vectors: K.
         dim: D.
         depends_on_as_of: whether the encoder's vectors change with the as-of time alone.
-        trainer: the fit loop's own state: best loss, patience, seconds spent.
+        trainer: the fit loop's own state: best loss, patience, seconds spent; at the end what the
+            training came to.
         files: SHA-256 of every other file by name.
         format: version of this layout.
     """
@@ -68,12 +71,12 @@ class Checkpoint:
         """Read the vocabulary and hold it against its hash."""
         try:
             vocabulary = Vocabulary.from_table(pq.read_table(self.folder / _VOCABULARY))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise CheckpointError(_damaged(self.folder, _VOCABULARY, error)) from None
         if vocabulary.hash != self.manifest.vocabulary_hash:
             raise CheckpointError(
                 f"checkpoint {self.folder}: its vocabulary hashes to {vocabulary.hash[:12]}, "
-                f"wanted {self.manifest.vocabulary_hash[:12]}; the checkpoint was changed, use another"
+                f"wanted {self.manifest.vocabulary_hash[:12]}; it was changed, use another"
             )
         return vocabulary
 
@@ -97,10 +100,9 @@ class Checkpoint:
         try:
             module.load_state_dict(self.tensors(name), strict=True)
         except RuntimeError as error:
-            detail = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"checkpoint {self.folder} does not fit {type(module).__name__}: {detail}; use the "
-                "plugin version it was made with, or train anew"
+                f"checkpoint {self.folder} does not fit {type(module).__name__}: "
+                f"{one_line(error)}; use the plugin version it was made with, or train anew"
             ) from None
 
 
@@ -117,32 +119,46 @@ def save_checkpoint(
         manifest: ``files`` is filled in.
         vocabulary: written beside the weights.
         tensors: groups of named tensors.
+
+    Raises:
+        CheckpointError: the disk refuses, or a part keeps something else than tensors in its state;
+            nothing is left behind.
     """
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        for name, group in tensors.items():
-            # Copies: safetensors refuses views of shared storage, which tied weights are.
-            save_file(
-                {key: value.detach().cpu().contiguous().clone() for key, value in group.items()},
-                temporary / f"{name}.safetensors",
-            )
-        pq.write_table(vocabulary.to_table(), temporary / _VOCABULARY)
-        files = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
-        manifest = Manifest(**{**asdict(manifest), "files": files})
-        (temporary / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    try:
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            for name, group in tensors.items():
+                save_file(_on_cpu(group, name), temporary / f"{name}.safetensors")
+            pq.write_table(vocabulary.to_table(), temporary / _VOCABULARY)
+            files = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+            manifest = replace(manifest, files=files)
+            (temporary / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    except (OSError, SafetensorError) as error:
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise CheckpointError(
+            f"checkpoint {folder} cannot be written: {cause}; free space, or name another "
+            "`storage` in the spec"
+        ) from error
     return Checkpoint(folder, manifest)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, checksum: str | None = None) -> Checkpoint:
     """Open a checkpoint after holding every file against its checksum.
+
+    Args:
+        folder: where it lies.
+        checksum: of its manifest, as the catalog has it; None takes the manifest as it is.
 
     Raises:
         CheckpointError: it is missing, truncated, changed, or of another format; pickled content is
             never read.
     """
+    path = folder / _MANIFEST
     try:
-        raw = json.loads((folder / _MANIFEST).read_text())
-    except FileNotFoundError:
+        if checksum is not None and sha256(path) != checksum:
+            raise CheckpointError(_changed(folder, _MANIFEST))
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{folder} is no checkpoint (no {_MANIFEST}); see `unirep runs list`"
         ) from None
@@ -155,19 +171,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             "install the unirep-feast it was made with"
         )
     try:
-        manifest = Manifest(**raw)
-    except TypeError as error:
-        raise CheckpointError(_damaged(folder, _MANIFEST, error)) from None
+        manifest = TypeAdapter(Manifest).validate_python(raw)
+    except ValidationError as error:
+        wrong = "; ".join(problems(error)[:3])
+        raise CheckpointError(_damaged(folder, _MANIFEST, ValueError(wrong))) from None
     for name, wanted in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"checkpoint {folder}: {name} is missing; use another checkpoint")
         _refuse_pickle(path)
         if sha256(path) != wanted:
-            raise CheckpointError(
-                f"checkpoint {folder}: {name} is truncated or was changed (its checksum differs); "
-                "use another checkpoint, see `unirep runs show`"
-            )
+            raise CheckpointError(_changed(folder, name))
     return Checkpoint(folder, manifest)
 
 
@@ -191,20 +205,42 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     )
 
 
+def _on_cpu(group: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Copy tensors: safetensors refuses views of shared storage, which tied weights are."""
+    for key, value in group.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{name} keeps {type(value).__name__} {key!r} in its state; wanted tensors only "
+                "(make it a buffer, or a setting)"
+            )
+    return {key: value.detach().cpu().contiguous().clone() for key, value in group.items()}
+
+
 def _refuse_pickle(path: Path) -> None:
+    """Refuse what torch.save or pickle wrote: a zip archive, or a pickle's opcode."""
     with path.open("rb") as file:
-        head = file.read(4)
-    # A zip archive or a pickle opcode: what torch.save writes, and what must never be loaded.
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        head = file.read(9)
+    # A safetensors file begins with the length of its header in eight bytes, and 640 of them look
+    # like a pickle's opcode; what follows is its JSON.
+    length = int.from_bytes(head[:8], "little")
+    if head[8:] == b"{" and length <= path.stat().st_size:
+        return
+    if head.startswith((b"PK\x03\x04", *(b"\x80" + bytes([n]) for n in range(2, 6)))):
         raise CheckpointError(
             f"checkpoint file {path} holds pickled content, which can run code and is never "
             "loaded; wanted safetensors"
         )
 
 
-def _damaged(folder: Path, name: str, error: Exception) -> str:
-    detail = " ".join(str(error).split())[:200]
+def _changed(folder: Path, name: str) -> str:
     return (
-        f"checkpoint {folder}: {name} cannot be read ({detail}); use another checkpoint, see "
-        "`unirep runs show`"
+        f"checkpoint {folder}: {name} is truncated or was changed (its checksum differs); use "
+        "another checkpoint, see `unirep runs show`"
+    )
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> str:
+    return (
+        f"checkpoint {folder}: {name} cannot be read ({one_line(error, 200)}); use another "
+        "checkpoint, see `unirep runs show`"
     )
