@@ -13,7 +13,7 @@ from torch import Tensor
 from unirep_feast.batch import SequenceBatch, bucket_width
 from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoded, Encoder
-from unirep_feast.errors import ContractError, PluginError, UnirepError
+from unirep_feast.errors import ContractError, PluginError, UnirepError, one_line
 from unirep_feast.ranks import pick_device
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import VectorBlock
@@ -123,13 +123,14 @@ class Inference:
                 progress(done, total)
         # Every one of these rows has an event, so the position before its end is its own.
         last = past.times[past.ends[rows] - 1]
-        return VectorBlock(
+        block = VectorBlock(
             users=past.users.take(pa.array(rows.numpy())),
             vectors=vectors,
             history_length=past.lengths[rows].numpy(),
             last_event=last.numpy(),
             slots=slots,
         )
+        return self._refuse_infinite(block)
 
     def _batches(self, past: Sequences, rows: Tensor, as_of: int) -> Iterator[tuple[Tensor, Shape]]:
         """Group rows by padded width; yields positions in ``rows`` with the batch's shape."""
@@ -167,17 +168,43 @@ class Inference:
     def _run(self, batch: SequenceBatch) -> Encoded:
         try:
             encoded: Encoded = self.encoder(batch.to(self.device))
-        except (UnirepError, torch.OutOfMemoryError):
+        except torch.OutOfMemoryError:
+            raise PluginError(
+                f"encoder {self.name!r}: {self.device} is out of memory with {len(batch)} users x "
+                f"{batch.width} steps; lower encode.cells, or the encoder's window"
+            ) from None
+        except UnirepError:
             raise
         except Exception as error:
-            cause = " ".join(str(error).split())[:300]
             raise PluginError(
-                f"encoder {self.name!r} failed to encode: {type(error).__name__}: {cause}"
+                f"encoder {self.name!r} failed to encode: {type(error).__name__}: {one_line(error)}"
             ) from error
-        wanted = (len(batch), self.encoder.num_vectors, self.encoder.dim)
-        if tuple(encoded.users.shape) != wanted:
-            raise ContractError(
-                f"encoder {self.name!r} returned vectors {tuple(encoded.users.shape)}; it declares "
-                f"(B, K, D) = {wanted}"
-            )
+        rows, encoder = len(batch), self.encoder
+        self._check(encoded, "users", (rows, encoder.num_vectors, encoder.dim))
+        if "slots" in encoded.extras:
+            self._check(encoded, "slots", (rows, encoder.num_vectors))
         return encoded
+
+    def _check(self, encoded: Encoded, name: str, wanted: tuple[int, ...]) -> None:
+        if not isinstance(encoded, Encoded):
+            raise ContractError(
+                f"encoder {self.name!r} returned {type(encoded).__name__}; wanted Encoded"
+            )
+        found = encoded.users if name == "users" else encoded.extras[name]
+        if tuple(found.shape) != wanted:
+            axes = "(B, K, D)" if name == "users" else "(B, K)"
+            raise ContractError(
+                f"encoder {self.name!r} returned {name} {tuple(found.shape)}; it declares {axes} = "
+                f"{wanted}"
+            )
+
+    def _refuse_infinite(self, block: VectorBlock) -> VectorBlock:
+        bad = ~np.isfinite(block.vectors).all(axis=1)
+        if bad.any():
+            users = block.users.filter(pa.array(bad)).slice(0, 5).to_pylist()
+            raise ContractError(
+                f"encoder {self.name!r}: the vectors of {int(bad.sum()):,} users hold NaN or "
+                f"infinity ({', '.join(map(str, users))}{', …' if bad.sum() > 5 else ''}); the "
+                "model diverged, train with a lower training.learning_rate"
+            )
+        return block

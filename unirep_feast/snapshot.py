@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unirep_feast.config import MICROSECONDS_PER_SECOND, format_instant
-from unirep_feast.errors import SnapshotError
+from unirep_feast.errors import SnapshotError, one_line
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path, sha256
 
 PROMOTED = "promoted"
+
+#: A list column holds fewer numbers than this, since its offsets are 32 bits wide.
+_MOST_NUMBERS = 2**31 - 1
 
 #: Keys of the parquet footer.
 RUN, VECTORS, DIM, AS_OF, LEAKAGE = (
@@ -73,6 +77,7 @@ def write_snapshot(
     num_vectors: int,
     dim: int,
     metadata: Mapping[bytes, bytes],
+    expected: str | None = None,
 ) -> SnapshotFile:
     """Stream blocks of vectors into a snapshot; it appears whole or not at all.
 
@@ -91,10 +96,11 @@ def write_snapshot(
         num_vectors: K.
         dim: D.
         metadata: further keys of the parquet footer.
+        expected: checksum of the snapshot that was lost and is made again.
 
     Raises:
-        SnapshotError: a vector is not finite (the users are named), there is no user, or the disk
-            refuses.
+        SnapshotError: a vector is not finite (the users are named), there is no user, the disk
+            refuses, or the content is not the expected one; no file is left.
     """
     width = num_vectors * dim
     footer = {
@@ -119,24 +125,44 @@ def write_snapshot(
             columns["slots"] = pa.ListArray.from_arrays(offsets, block.slots.reshape(-1))
         return pa.table(columns)
 
-    return _write(path, (table(block) for block in blocks), footer, as_of)
+    tables = (table(piece) for block in blocks for piece in _pieces(block, width))
+    return _write(path, tables, footer, expected)
 
 
-def write_plain(path: Path, blocks: Iterable[VectorBlock], join_key: str) -> SnapshotFile:
-    """Write a plain parquet of two columns, the user id and the vector, for use without Feast."""
+def write_plain(
+    path: Path,
+    blocks: Iterable[VectorBlock],
+    join_key: str,
+    metadata: Mapping[bytes, bytes] | None = None,
+) -> SnapshotFile:
+    """Write a plain parquet of two columns, the user id and the vector, for use without Feast.
+
+    Args:
+        path: a file; one that is there is replaced.
+        blocks: vectors in user order.
+        join_key: name of the id column.
+        metadata: keys of the parquet footer, such as which run and T it is of.
+
+    Raises:
+        SnapshotError: as for :func:`write_snapshot`.
+    """
 
     def table(block: VectorBlock) -> pa.Table:
         return pa.table({join_key: block.users, "vector": _vectors(block, block.vectors.shape[1])})
 
-    return _write(path, (table(block) for block in blocks), {}, None)
+    pieces = (piece for block in blocks for piece in _pieces(block, block.vectors.shape[1]))
+    return _write(path, map(table, pieces), metadata or {}, None)
 
 
 def _write(
-    path: Path, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes], as_of: int | None
+    path: Path, tables: Iterable[pa.Table], footer: Mapping[bytes, bytes], expected: str | None
 ) -> SnapshotFile:
     rows = 0
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         with atomic_path(path) as temporary:
+            temporary.touch()  # a folder that refuses says so before anything is encoded
             writer: pq.ParquetWriter | None = None
             try:
                 for table in tables:
@@ -151,16 +177,40 @@ def _write(
             finally:
                 if writer is not None:
                     writer.close()
-            if writer is None or rows == 0:
-                when = "" if as_of is None else f" before {format_instant(as_of)}"
-                raise SnapshotError(f"{path}: no user has an event{when}; give a later --as-of")
+            if rows == 0:
+                when = ""
+                if AS_OF in footer:
+                    when = f" before {format_instant(int(footer[AS_OF]))}"
+                raise SnapshotError(
+                    f"{path}: no user has an event{when} in the encoder's window; give another time"
+                )
             checksum = sha256(temporary)
+            if expected is not None and checksum != expected:
+                raise SnapshotError(
+                    f"{path} was recorded with checksum {expected[:12]} and is lost; what is made "
+                    f"now has {checksum[:12]}: the events before it or the machine changed; "
+                    "restore the file, or train anew"
+                )
     except OSError as error:
         raise SnapshotError(
             f"{path} cannot be written: {error.strerror or error}; free space or name another "
             "folder (`storage` in the spec, or --out)"
         ) from None
     return SnapshotFile(path, rows, checksum)
+
+
+def _pieces(block: VectorBlock, width: int) -> Iterator[VectorBlock]:
+    """Cut a block where its numbers would not fit the 32-bit offsets of a list column."""
+    rows = max(_MOST_NUMBERS // max(width, 1), 1)
+    for start in range(0, len(block.users), rows):
+        cut = slice(start, start + rows)
+        yield VectorBlock(
+            block.users.slice(start, rows),
+            block.vectors[cut],
+            block.history_length[cut],
+            block.last_event[cut],
+            None if block.slots is None else block.slots[cut],
+        )
 
 
 def _vectors(block: VectorBlock, width: int) -> pa.ListArray:
@@ -189,12 +239,20 @@ def _constant(microseconds: int, rows: int) -> pa.Array:
 def read_vectors(path: Path, join_key: str = "user_id") -> tuple[pa.Array, np.ndarray]:
     """Read a snapshot or a plain file: (n,) ids and (n, K · D) float32, in file order."""
     try:
-        table = pq.read_table(path, columns=[join_key, "vector"])
-    except (pa.ArrowException, OSError) as error:
-        raise SnapshotError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    ids = pa.concat_arrays(table[join_key].chunks)
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["vector"].chunks]
-    vectors = np.concatenate(flat).reshape(len(ids), -1).astype(np.float32, copy=False)
+        table = pq.read_table(path, columns=[join_key, "vector"], partitioning=None)
+        missing = {join_key, "vector"} - set(table.column_names)
+        if missing:
+            raise SnapshotError(
+                f"{path} has no column {', '.join(map(repr, sorted(missing)))}; wanted a snapshot, "
+                "or a file of `unirep encode --out`"
+            )
+        ids = table[join_key].combine_chunks()
+        # Chunk by chunk: all of them together may hold more numbers than one list column can.
+        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["vector"].chunks]
+        numbers = np.concatenate([np.empty(0, np.float32), *flat])
+        vectors = numbers.reshape(len(ids), -1 if len(ids) else 0).astype(np.float32, copy=False)
+    except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
+        raise SnapshotError(f"{path} cannot be read: {one_line(error)}") from None
     return ids, vectors
 
 
@@ -204,8 +262,15 @@ def point_promoted(home: Path, run: str) -> None:
     Feature views read that path, so promoting, and going back, never needs another `feast apply`.
     """
     folder = home / "snapshots"
-    (folder / run).mkdir(parents=True, exist_ok=True)
     link = folder / PROMOTED
-    temporary = folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
-    temporary.symlink_to(run, target_is_directory=True)
-    temporary.replace(link)
+    temporary = folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        (folder / run).mkdir(parents=True, exist_ok=True)
+        temporary.symlink_to(run, target_is_directory=True)
+        temporary.replace(link)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SnapshotError(
+            f"{link} cannot be pointed at run {run}: {error.strerror or error}; it must be free "
+            "to be a link"
+        ) from None
