@@ -48,7 +48,8 @@ class LazyGroup(click.Group):
         except UnirepError as error:
             if ctx.params.get("verbose"):
                 raise
-            raise click.ClickException(str(error)) from None
+            # Whatever a plugin or a library put into the message: it stays one line.
+            raise click.ClickException(" ".join(str(error).split())) from None
 
 
 @click.group(cls=LazyGroup)

@@ -22,7 +22,7 @@ from unirep_feast.cli import spec as spec_options
 )
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Write one plain parquet (user id, vector) here instead; no feature store is needed.",
 )
 @click.option("--run", metavar="RUN", help="Encode with this run, not the promoted one.")

@@ -23,7 +23,7 @@ def spec_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY=VALUE",
         help="Override a key of the spec, such as training.max_steps=100.",
     )(function)
-    return click.argument("spec", type=click.Path(dir_okay=False))(function)
+    return click.argument("spec", type=click.Path())(function)
 
 
 def read(spec: str, overrides: tuple[str, ...], drop_invalid: bool) -> RepresentationSpec:

@@ -35,6 +35,7 @@ def command(
     from unirep_feast.cli.progress import bar
     from unirep_feast.config import format_instant
     from unirep_feast.pipeline import train
+    from unirep_feast.ranks import first_rank
 
     parsed = spec_options.read(spec, overrides, drop_invalid)
     verbose = bool(ctx.find_root().params.get("verbose"))
@@ -56,6 +57,8 @@ def command(
                 spec_options.notify(f"{record.kind} {record.step}: {values}")
 
         result = train(parsed, resume, show, spec_options.notify)
+    if not first_rank():
+        return  # under torchrun one process speaks for all
     if as_json:
         finite = {k: v if math.isfinite(v) else None for k, v in result.metrics.items()}
         click.echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +9,30 @@ from torch import nn
 
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, open_checkpoint
-from unirep_feast.config import RepresentationSpec, format_instant
-from unirep_feast.errors import CatalogError, CheckpointError, LeakageError
+from unirep_feast.config import (
+    MICROSECONDS_PER_SECOND,
+    RepresentationSpec,
+    format_instant,
+    parse_spec,
+)
+from unirep_feast.errors import CatalogError, LeakageError, SnapshotError
+from unirep_feast.files import sha256
 from unirep_feast.inference import Inference, Progress
 from unirep_feast.pipeline.loading import (
     Notify,
+    checkpoint_folder,
     open_catalog,
     read_log,
+    refuse_other_parts,
     sequences_of,
     serving_run,
 )
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import (
+    AS_OF,
     LEAKAGE,
     RUN,
-    SnapshotFile,
-    VectorBlock,
     snapshot_path,
     write_plain,
     write_snapshot,
@@ -84,8 +90,10 @@ def encode(
     """
     catalog = open_catalog(spec, create=False)
     row = serving_run(catalog, spec, run)
-    checkpoint = final_checkpoint(catalog, row)
+    checkpoint = final_checkpoint(catalog, spec, row)
     manifest = checkpoint.manifest
+    if out is not None and out.is_dir():
+        raise SnapshotError(f"--out {out} is a folder; give the name of a file")
     leaks = as_of < manifest.trained_until
     if leaks and not allow_model_leakage:
         raise LeakageError(
@@ -95,10 +103,14 @@ def encode(
             "--allow-model-leakage (it is recorded)"
         )
     known = catalog.snapshot(row.id, as_of, spec.view.entity)
-    if out is None and known is not None and Path(known.path).exists():
-        return Encoding(
-            Path(known.path), row.id, as_of, known.rows, known.num_vectors, known.dim, True
-        )
+    path = snapshot_path(spec.home, row.id, as_of)
+    if out is None and known is not None and path.exists():
+        if sha256(path) != known.checksum:
+            raise SnapshotError(
+                f"{path} was changed since it was written (its checksum differs); remove it, and "
+                "encode again"
+            )
+        return Encoding(path, row.id, as_of, known.rows, known.num_vectors, known.dim, True)
     inference, sequences = load_encoder(spec, checkpoint, as_of, notify)
     if not inference.probe(sequences, as_of):
         notify(
@@ -106,14 +118,26 @@ def encode(
             "incremental encodes will not be bit-equal on this machine"
         )
     blocks = inference.encode(sequences, as_of, progress)
+    footer = {RUN: row.id.encode(), LEAKAGE: b"1" if leaks else b"0"}
     if out is not None:
-        written = write_plain(out, blocks, spec.view.join_key)
+        footer[AS_OF] = str(as_of).encode()
+        written = write_plain(out, blocks, spec.view.join_key, footer)
     else:
-        written = _snapshot(spec, row, checkpoint, blocks, as_of, leaks)
+        written = write_snapshot(
+            path,
+            blocks,
+            spec.view.join_key,
+            as_of,
+            created=int(row.created_at.timestamp() * MICROSECONDS_PER_SECOND),
+            num_vectors=manifest.num_vectors,
+            dim=manifest.dim,
+            metadata=footer,
+            expected=None if known is None else known.checksum,
+        )
         catalog.add_snapshot(
             row.id,
             as_of=as_of,
-            path=str(written.path),
+            path=str(path.resolve()),
             checksum=written.checksum,
             rows=written.rows,
             num_vectors=manifest.num_vectors,
@@ -121,13 +145,15 @@ def encode(
             entity=spec.view.entity,
             allow_model_leakage=leaks,
         )
-    notify(f"{len(sequences) - written.rows:,} users without an event in the window are left out")
+    if written.rows < len(sequences):
+        missing = len(sequences) - written.rows
+        notify(f"{missing:,} users without an event in the encoder's window are left out")
     return Encoding(
         written.path, row.id, as_of, written.rows, manifest.num_vectors, manifest.dim, False
     )
 
 
-def final_checkpoint(catalog: Catalog, run: Run) -> Checkpoint:
+def final_checkpoint(catalog: Catalog, spec: RepresentationSpec, run: Run) -> Checkpoint:
     """Open the best checkpoint of a finished run.
 
     Raises:
@@ -139,7 +165,7 @@ def final_checkpoint(catalog: Catalog, run: Run) -> Checkpoint:
             f"run {run.id} is {run.status} and has no final checkpoint; finish it with "
             "`unirep train SPEC --resume`"
         )
-    return open_checkpoint(Path(best.path))
+    return open_checkpoint(checkpoint_folder(spec, run.id, best.path), best.checksum)
 
 
 def load_encoder(
@@ -152,17 +178,9 @@ def load_encoder(
             another version of it.
     """
     choice = choose(spec, load_plugins())
-    found, wanted = checkpoint.manifest.identity["encoder"], choice.identity()["encoder"]
-    if found != wanted:
-        differs = " and ".join(key for key in wanted if found.get(key) != wanted[key])
-        raise CheckpointError(
-            f"checkpoint {checkpoint.folder} is of encoder {found['name']!r} from "
-            f"{found['distribution']} {found['version']}, the spec gives {wanted['name']!r} from "
-            f"{wanted['distribution']} {wanted['version']} (another {differs}); install that "
-            "version, or train anew"
-        )
+    refuse_other_parts(checkpoint, choice.identity(), ["encoder"])
     # The settings the weights were trained with decide, whatever the spec says by now.
-    trained = RepresentationSpec.model_validate(checkpoint.manifest.spec)
+    trained = parse_spec(checkpoint.manifest.spec, f"checkpoint {checkpoint.folder}")
     if trained.part("encoder") != spec.part("encoder"):
         notify(f"encoder settings of run {checkpoint.manifest.run} are used, not the spec's")
     choice = choose(trained, load_plugins())
@@ -171,24 +189,4 @@ def load_encoder(
     encoder = build_encoder(choice, vocabulary, sequences.items, checkpoint.tensors("prepared"))
     assert isinstance(encoder, nn.Module)  # noqa: S101
     checkpoint.load_into(encoder, "encoder")
-    return Inference(encoder, spec.encode, wanted["name"]), sequences
-
-
-def _snapshot(
-    spec: RepresentationSpec,
-    run: Run,
-    checkpoint: Checkpoint,
-    blocks: Iterator[VectorBlock],
-    as_of: int,
-    leaks: bool,
-) -> SnapshotFile:
-    return write_snapshot(
-        snapshot_path(spec.home, run.id, as_of),
-        blocks,
-        spec.view.join_key,
-        as_of,
-        created=int(run.created_at.timestamp() * 1_000_000),
-        num_vectors=checkpoint.manifest.num_vectors,
-        dim=checkpoint.manifest.dim,
-        metadata={RUN: run.id.encode(), LEAKAGE: b"1" if leaks else b"0"},
-    )
+    return Inference(encoder, spec.encode, choice.parts["encoder"].name), sequences

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from unirep_feast.catalog import Catalog, Run, default_catalog_url
+from unirep_feast.checkpoint import Checkpoint
 from unirep_feast.config import RepresentationSpec, format_instant, parse_spec, read_yaml
-from unirep_feast.errors import CatalogError, PluginError, SpecError
+from unirep_feast.errors import CatalogError, CheckpointError, SpecError
 from unirep_feast.events import Events, now, read_events, read_items
 from unirep_feast.items import Vocabulary
 from unirep_feast.packing import PackedEvents, pack
-from unirep_feast.plugins import ROLES, load_plugins
+from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences
+from unirep_feast.trio import part_problems
 
 #: Takes one line for people.
 Notify = Callable[[str], None]
@@ -28,24 +30,8 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Representation
     try:
         return parse_spec(raw, f"spec {path}")
     except SpecError as error:
-        more = _part_problems(raw)
+        more = part_problems(raw, load_plugins())
         raise SpecError(f"spec {path}", error.problems + more) from None
-
-
-def _part_problems(raw: dict[str, object]) -> list[str]:
-    """Problems of parts' settings in a spec that is itself wrong, as far as they can be told."""
-    found: list[str] = []
-    registry = load_plugins()
-    for role in ROLES:
-        part = raw.get(role)
-        if not isinstance(part, dict) or not isinstance(part.get("settings"), dict):
-            continue
-        name = part.get("name", raw.get("plugin"))
-        try:
-            found += registry.get(role, str(name)).problems(part["settings"])
-        except PluginError as error:
-            found.append(str(error))
-    return found
 
 
 def open_catalog(spec: RepresentationSpec, create: bool = True) -> Catalog:
@@ -78,6 +64,42 @@ def serving_run(catalog: Catalog, spec: RepresentationSpec, run: str | None) -> 
         )
         raise CatalogError(f"no run of {spec.name!r} is promoted; run {advice} first")
     return promoted
+
+
+def checkpoint_folder(spec: RepresentationSpec, run: str, path: str) -> Path:
+    """Where a recorded checkpoint lies: beside the spec's storage, even if that was moved."""
+    here = spec.home / "runs" / run / "checkpoints" / Path(path).name
+    return here.resolve() if here.exists() else Path(path)
+
+
+def refuse_other_parts(
+    checkpoint: Checkpoint, identity: Mapping[str, Mapping[str, str]], roles: Sequence[str]
+) -> None:
+    """Refuse a checkpoint that another plugin, or another version of it, made.
+
+    Args:
+        checkpoint: what is about to be used.
+        identity: of the parts that the spec gives.
+        roles: which parts must be the same.
+
+    Raises:
+        CheckpointError: they differ; says in what.
+    """
+    for role in roles:
+        found, wanted = checkpoint.manifest.identity.get(role, {}), identity.get(role, {})
+        if found == wanted:
+            continue
+        differs = " and ".join(key for key in wanted or found if found.get(key) != wanted.get(key))
+        raise CheckpointError(
+            f"checkpoint {checkpoint.folder} is of {role} {_whose(found)}, the spec gives "
+            f"{_whose(wanted)} (another {differs}); install that version, or train anew"
+        )
+
+
+def _whose(part: Mapping[str, str]) -> str:
+    if not part:
+        return "none"
+    return f"{part.get('name')!r} from {part.get('distribution')} {part.get('version')}"
 
 
 def read_log(spec: RepresentationSpec, before: int | None, notify: Notify) -> PackedEvents:
