@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch, bucket_width
 from unirep_feast.encoder import Encoded, Encoder
+from unirep_feast.errors import ContractError
 from unirep_feast.objective import Losses, Views
 
 _CHUNKS = 4
@@ -122,6 +123,11 @@ class TrioModule(nn.Module):
         losses: Losses = self.objective(encoder, views)
         extras = encoder.extras()
         penalties = self.encoder.penalties(extras) if extras else {}
+        if penalties.keys() & losses.terms.keys():
+            raise ContractError(
+                f"the encoder's penalties and the objective's terms share the names "
+                f"{', '.join(sorted(penalties.keys() & losses.terms.keys()))}; rename one"
+            )
         return Losses({**losses.terms, **penalties}, losses.metrics)
 
 

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from unirep_feast.errors import TrainingError
+from unirep_feast.errors import TrainingError, one_line
 
 
 def pick_device(wanted: str) -> torch.device:
     """Choose a device: ``auto`` takes CUDA where there is one.
 
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda`` (under torchrun each process its own) or ``cuda:N``.
+
     Raises:
-        TrainingError: CUDA is asked for and there is none.
+        TrainingError: it is none of these, or there is no such device.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = _environment("LOCAL_RANK", 0)
     if wanted == "auto":
-        wanted = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    elif wanted == "cuda":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda":
         wanted = f"cuda:{local}"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise TrainingError(f"device {wanted!r}: wanted auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            f"device {wanted!r}: this torch {torch.__version__} finds no CUDA device; set "
-            "training.device: cpu, or install a CUDA build of torch"
-        )
+    if wanted != "cpu" and not re.fullmatch(r"cuda:\d+", wanted):
+        raise TrainingError(f"device {wanted!r}: wanted auto, cpu, cuda or cuda:N")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.index >= found:
+            raise TrainingError(
+                f"device {wanted!r}: this torch {torch.__version__} finds {found} CUDA devices; "
+                "set device: cpu, install a CUDA build of torch, or start fewer processes"
+            )
     return device
 
 
@@ -43,12 +51,36 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device) -> Ranks:
-        """Join the process group that torchrun announces in the environment, if there is one."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        """Join the process group that torchrun announces in the environment, if there is one.
+
+        Raises:
+            TrainingError: the environment announces one that cannot be joined.
+        """
+        if _environment("WORLD_SIZE", 1) == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            try:
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            except (ValueError, RuntimeError) as error:
+                raise TrainingError(
+                    f"cannot join the other processes: {one_line(error)}; start all of them with "
+                    "torchrun"
+                ) from error
         return cls(dist.get_rank(), dist.get_world_size())
+
+    @classmethod
+    @contextmanager
+    def joined(cls, device: torch.device) -> Iterator[Ranks]:
+        """Join for as long as the block runs; a group that was joined before is left alone.
+
+        After a failure nothing is left: the others may never come to say goodbye.
+        """
+        before = dist.is_available() and dist.is_initialized()
+        yield cls.join(device)
+        if not before and dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
@@ -63,7 +95,33 @@ class Ranks:
         dist.broadcast(box, 0)
         return float(box)
 
+    def share(self, text: str) -> str:
+        """Return rank 0's text on every rank."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    def any_of(self, flags: Tensor) -> Tensor:
+        """Return (n,) bool: what is true on any rank."""
+        if self.world == 1:
+            return flags
+        counts = flags.to(torch.int32)
+        dist.all_reduce(counts)
+        return counts > 0
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.world > 1:
             dist.barrier()
+
+
+def first_rank() -> bool:
+    """Whether this process is the first of those that torchrun started, or the only one."""
+    return _environment("RANK", 0) == 0
+
+
+def _environment(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else default
