@@ -61,6 +61,7 @@ def command(
                 allow_model_leakage,
                 lambda done, total: advance(done, total, "users"),
                 spec_options.notify,
+                spec_options.reader(parsed),
             )
         results.append(
             {

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from unirep_feast.config import RepresentationSpec
+    from unirep_feast.pipeline.loading import ReadEvents
 
 
 def spec_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,8 +31,19 @@ def read(spec: str, overrides: tuple[str, ...], drop_invalid: bool) -> Represent
     """Read the spec with its overrides."""
     from unirep_feast.pipeline import read_spec
 
-    more = ("events.drop_invalid=true",) if drop_invalid else ()
+    more = ("events.drop_invalid=true", "events.drop_future=true") if drop_invalid else ()
     return read_spec(spec, overrides + more)
+
+
+def reader(spec: RepresentationSpec) -> ReadEvents:
+    """Return what reads the spec's events; Feast is imported only where they come from it."""
+    from unirep_feast.events import read_events
+
+    if spec.events.feast is None:
+        return read_events
+    from unirep_feast.feature_store.source_events import read_feast_events
+
+    return read_feast_events
 
 
 def notify(line: str) -> None:

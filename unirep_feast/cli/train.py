@@ -56,7 +56,8 @@ def command(
                 values = " ".join(f"{name}={value:.5g}" for name, value in record.values.items())
                 spec_options.notify(f"{record.kind} {record.step}: {values}")
 
-        result = train(parsed, resume, show, spec_options.notify)
+        read = spec_options.reader(parsed)
+        result = train(parsed, resume, show, spec_options.notify, read)
     if not first_rank():
         return  # under torchrun one process speaks for all
     if as_json:

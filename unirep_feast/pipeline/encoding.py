@@ -16,10 +16,12 @@ from unirep_feast.config import (
     parse_spec,
 )
 from unirep_feast.errors import CatalogError, LeakageError, SnapshotError
+from unirep_feast.events import read_events
 from unirep_feast.files import sha256
 from unirep_feast.inference import Inference, Progress
 from unirep_feast.pipeline.loading import (
     Notify,
+    ReadEvents,
     checkpoint_folder,
     open_catalog,
     read_log,
@@ -71,6 +73,7 @@ def encode(
     allow_model_leakage: bool = False,
     progress: Progress | None = None,
     notify: Notify = lambda line: None,
+    read: ReadEvents = read_events,
 ) -> Encoding:
     """Encode all users as of a time.
 
@@ -83,6 +86,7 @@ def encode(
         allow_model_leakage: encode although the model has seen events at or after T; recorded.
         progress: called after every batch.
         notify: called with lines for people.
+        read: reads the events; the default knows parquet only.
 
     Raises:
         LeakageError: T is earlier than what the run was trained on.
@@ -111,7 +115,7 @@ def encode(
                 "encode again"
             )
         return Encoding(path, row.id, as_of, known.rows, known.num_vectors, known.dim, True)
-    inference, sequences = load_encoder(spec, checkpoint, as_of, notify)
+    inference, sequences = load_encoder(spec, checkpoint, as_of, notify, read)
     if not inference.probe(sequences, as_of):
         notify(
             "warning: vectors differ in their last bits with other batch mates; subsets and "
@@ -169,7 +173,11 @@ def final_checkpoint(catalog: Catalog, spec: RepresentationSpec, run: Run) -> Ch
 
 
 def load_encoder(
-    spec: RepresentationSpec, checkpoint: Checkpoint, as_of: int, notify: Notify
+    spec: RepresentationSpec,
+    checkpoint: Checkpoint,
+    as_of: int,
+    notify: Notify,
+    read: ReadEvents = read_events,
 ) -> tuple[Inference, Sequences]:
     """Rebuild a run's encoder and read the events before a time with its vocabulary.
 
@@ -185,7 +193,7 @@ def load_encoder(
         notify(f"encoder settings of run {checkpoint.manifest.run} are used, not the spec's")
     choice = choose(trained, load_plugins())
     vocabulary = checkpoint.vocabulary()
-    sequences = sequences_of(spec, read_log(spec, as_of, notify), vocabulary)
+    sequences = sequences_of(spec, read_log(spec, as_of, notify, read), vocabulary)
     encoder = build_encoder(choice, vocabulary, sequences.items, checkpoint.tensors("prepared"))
     assert isinstance(encoder, nn.Module)  # noqa: S101
     checkpoint.load_into(encoder, "encoder")

@@ -19,6 +19,10 @@ from unirep_feast.trio import part_problems
 #: Takes one line for people.
 Notify = Callable[[str], None]
 
+#: Reads the events of a spec strictly before a time (microseconds; None: all of them). Reading from
+#: a Feast source is handed in from above, because this package does not know Feast.
+ReadEvents = Callable[[RepresentationSpec, int | None], Events]
+
 
 def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> RepresentationSpec:
     """Read a spec and report its problems and those of its parts' settings together.
@@ -102,20 +106,29 @@ def _whose(part: Mapping[str, str]) -> str:
     return f"{part.get('name')!r} from {part.get('distribution')} {part.get('version')}"
 
 
-def read_log(spec: RepresentationSpec, before: int | None, notify: Notify) -> PackedEvents:
+def read_log(
+    spec: RepresentationSpec,
+    before: int | None,
+    notify: Notify,
+    read: ReadEvents = read_events,
+) -> PackedEvents:
     """Read and sort the events of a spec, and say what was read and dropped.
 
     Args:
         spec: names a parquet path or a Feast source.
         before: read only events strictly before it (microseconds).
         notify: gets one line.
+        read: ``feature_store.source_events.read_feast_events`` where a Feast source is named.
+
+    Raises:
+        SpecError: ``before`` lies in the future, or ``read`` cannot read what the spec names.
     """
-    packed = pack(_read(spec, before), spec.events.duplicates)
+    packed = pack(_read(spec, before, read), spec.events.duplicates)
     notify(packed.report.line())
     return packed
 
 
-def _read(spec: RepresentationSpec, before: int | None) -> Events:
+def _read(spec: RepresentationSpec, before: int | None, read: ReadEvents) -> Events:
     if before is not None and before > now():
         raise SpecError(
             f"spec {spec.name}",
@@ -124,11 +137,15 @@ def _read(spec: RepresentationSpec, before: int | None) -> Events:
                 "wanted a time that has passed"
             ],
         )
-    if spec.events.feast is not None:
-        from unirep_feast.feature_store.source_events import read_feast_events
-
-        return read_feast_events(spec, before)
-    return read_events(spec, before)
+    if spec.events.feast is not None and read is read_events:
+        raise SpecError(
+            f"spec {spec.name}",
+            [
+                "events.feast names a Feast source, which is not read by default here; hand in "
+                "read=unirep_feast.feature_store.source_events.read_feast_events"
+            ],
+        )
+    return read(spec, before)
 
 
 def sequences_of(

@@ -11,11 +11,13 @@ from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, open_checkpoint
 from unirep_feast.config import RepresentationSpec, format_instant
 from unirep_feast.errors import TrainingError, UnirepError, one_line
+from unirep_feast.events import read_events
 from unirep_feast.items import Vocabulary
 from unirep_feast.packing import PackedEvents
 from unirep_feast.pipeline.job import Job, OnRecord, Training
 from unirep_feast.pipeline.loading import (
     Notify,
+    ReadEvents,
     checkpoint_folder,
     open_catalog,
     read_log,
@@ -37,6 +39,7 @@ def train(
     resume: bool = False,
     on_record: OnRecord = lambda record: None,
     notify: Notify = lambda line: None,
+    read: ReadEvents = read_events,
 ) -> Training:
     """Train a representation.
 
@@ -47,6 +50,7 @@ def train(
         resume: continue the latest unfinished run of this representation.
         on_record: called for every record of the fit loop.
         notify: called with lines for people.
+        read: reads the events; the default knows parquet only.
 
     Raises:
         UnirepError: any expected failure, in one line; the run is marked as failed.
@@ -56,9 +60,9 @@ def train(
         load_tensorboard()
     with Ranks.joined(pick_device(spec.training.device)) as ranks:
         if not ranks.first:
-            return _train(spec, choice, ranks, resume, lambda record: None, lambda line: None)
+            return _train(spec, choice, ranks, resume, lambda record: None, lambda line: None, read)
         with hold(spec):
-            return _train(spec, choice, ranks, resume, on_record, notify)
+            return _train(spec, choice, ranks, resume, on_record, notify, read)
 
 
 def _train(
@@ -68,6 +72,7 @@ def _train(
     resume: bool,
     on_record: OnRecord,
     notify: Notify,
+    read: ReadEvents,
 ) -> Training:
     if not ranks.first:
         ranks.wait()  # the first makes the catalog
@@ -80,7 +85,7 @@ def _train(
         refuse_other_parts(checkpoint, choice.identity(), ROLES)
     run_id = ranks.share(unfinished.id if unfinished is not None else _new_id())
     until = unfinished.trained_until if unfinished is not None else spec.training.until
-    packed = read_log(spec, until, notify)
+    packed = read_log(spec, until, notify, read)
     if until is None:
         until = int(packed.times.max()) + 1
     vocabulary = checkpoint.vocabulary() if checkpoint else _vocabulary(spec, packed, until)
