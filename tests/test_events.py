@@ -318,7 +318,7 @@ def test_future_rows_are_an_error_with_the_latest() -> None:
     message = refused(later_than_now(), drop_invalid=True)
 
     assert "log: rows that cannot be used: 1 later than now (the latest at 2" in message
-    assert "drop and count them with events.drop_future: true" in message
+    assert "drop and count them with --drop-invalid (events.drop_future: true)" in message
 
 
 def test_milliseconds_taken_for_seconds_are_an_error() -> None:
@@ -352,7 +352,7 @@ def test_every_kind_of_bad_row_is_reported_at_once() -> None:
     message = refused(log(user_id=[None, 2, 3], event_timestamp=later_than_now()[2]))
 
     assert "1 with null user_id, 1 later than now" in message
-    assert "--drop-invalid (events.drop_invalid: true) and events.drop_future: true" in message
+    assert "--drop-invalid (events.drop_invalid: true, events.drop_future: true)" in message
 
 
 def test_a_log_without_a_good_row_is_an_error() -> None:

@@ -348,7 +348,7 @@ def _drop_unusable(
     nulls = [f"{rows:,} with {why}" for why, rows in found.items() if why != _LATER]
     if nulls and not config.drop_invalid:
         refused += nulls
-        remedies.append("--drop-invalid (events.drop_invalid: true)")
+        remedies.append("events.drop_invalid: true")
     if _LATER in found and not config.drop_future:
         latest = format_instant(pc.max(table["event_timestamp"]).value)
         refused.append(f"{found[_LATER]:,} {_LATER} (the latest at {latest})")
@@ -356,7 +356,7 @@ def _drop_unusable(
     if refused:
         raise EventsError(
             f"{origin}: rows that cannot be used: {', '.join(refused)}; mend the log, or drop and "
-            f"count them with {' and '.join(remedies)}"
+            f"count them with --drop-invalid ({', '.join(remedies)})"
         )
     keep = pc.fill_null(pc.invert(future), False)
     reasons: dict[str, pa.ChunkedArray] = {}

@@ -226,4 +226,5 @@ def pack_table(events: pa.Table, duplicates: str = "drop") -> PackedEvents:
 def _ids(numbers: np.ndarray, prefix: str, string_ids: bool) -> pa.Array:
     if not string_ids:
         return pa.array(numbers, pa.int64())
-    return pa.array([f"{prefix}{number}" for number in numbers], pa.string())
+    # Padded, so that text sorts as numbers do.
+    return pa.array([f"{prefix}{number:03}" for number in numbers], pa.string())
