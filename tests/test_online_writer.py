@@ -143,7 +143,7 @@ def test_null_within_a_vector_is_refused() -> None:
 
 def test_wrong_type_is_refused_in_one_line() -> None:
     """What Feast itself cannot convert is one line that names the feature and both types."""
-    with pytest.raises(StoreError, match="users: age is string, .* as INT64") as caught:
+    with pytest.raises(StoreError, match=r"users: age is string, .* as INT64") as caught:
         encode(pa.array(["old"]), ValueType.INT64, "users: age")
     assert "\n" not in str(caught.value)
 
