@@ -202,6 +202,7 @@ SNAPSHOT_COLUMNS = (
     "history_length",
     "last_event",
     "slots",
+    "history_hash",
 )
 
 

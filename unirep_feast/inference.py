@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from unirep_feast.batch import SequenceBatch, bucket_width
 from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoded, Encoder
 from unirep_feast.errors import ContractError, PluginError, UnirepError, one_line
+from unirep_feast.history_hash import HistoryHasher
 from unirep_feast.ranks import pick_device
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import VectorBlock
@@ -30,6 +34,51 @@ class Shape:
 
     rows: int
     width: int
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """The users who have an event in the encoder's window before a time.
+
+    Attributes:
+        past: histories before it, clipped to the window when drawn.
+        rows: (n,) int64 rows of the users in ``past``, ascending.
+        as_of: the time, microseconds.
+    """
+
+    past: Sequences
+    rows: Tensor
+    as_of: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def _hasher(self) -> HistoryHasher:
+        return HistoryHasher(self.past.items)
+
+    def hashes(self, rows: Tensor) -> np.ndarray:
+        """(m,) int64 hashes of what the encoder sees of some of the users."""
+        return self._hasher(self.past, rows, self.as_of)
+
+    def block(
+        self,
+        rows: Tensor,
+        vectors: np.ndarray,
+        slots: np.ndarray | None,
+        hashes: np.ndarray | None = None,
+    ) -> VectorBlock:
+        """Put vectors of some of the users together with what a snapshot says beside them."""
+        # Every one of these rows has an event, so the position before its end is its own.
+        last = self.past.times[self.past.ends[rows] - 1]
+        return VectorBlock(
+            users=self.past.users.take(pa.array(rows.numpy())),
+            vectors=vectors,
+            history_length=self.past.lengths[rows].numpy(),
+            last_event=last.numpy(),
+            slots=slots,
+            history_hash=self.hashes(rows) if hashes is None else hashes,
+        )
 
 
 class Inference:
@@ -56,6 +105,15 @@ class Inference:
         self.config = config
         self.name = name
 
+    @property
+    def machine(self) -> str:
+        """What vectors depend on to the last bit, beside weights and histories."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu()
+        return (
+            f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads, "
+            f"{self.config.cells} cells"
+        )
+
     def encode(
         self, sequences: Sequences, as_of: int, progress: Progress | None = None
     ) -> Iterator[VectorBlock]:
@@ -70,67 +128,70 @@ class Inference:
             ContractError: vectors have the wrong shape or are not finite.
             PluginError: the encoder failed.
         """
-        past, rows = self._eligible(sequences, as_of)
+        eligible = self.eligible(sequences, as_of)
         done = 0
-        for block in torch.split(rows, self.config.block_users):
-            yield self._block(past, block, as_of, done, len(rows), progress)
-            done += len(block)
+
+        def tick(users: int) -> None:
+            nonlocal done
+            done += users
+            if progress is not None:
+                progress(done, len(eligible))
+
+        for rows in torch.split(eligible.rows, self.config.block_users):
+            yield eligible.block(rows, *self.vectors(eligible, rows, tick))
 
     def probe(self, sequences: Sequences, as_of: int) -> bool:
         """Whether vectors are bit-equal in other company, tried on a few users of this log."""
-        past, rows = self._eligible(sequences, as_of)
-        stride = max(len(rows) // _PROBED_USERS, 1)
-        rows = rows[::stride][:_PROBED_USERS]
-        whole = self._block(past, rows, as_of, 0, len(rows), None).vectors
-        some = rows[1::2].flip(0)
-        alone = self._block(past, some, as_of, 0, len(some), None).vectors
+        eligible = self.eligible(sequences, as_of)
+        stride = max(len(eligible) // _PROBED_USERS, 1)
+        rows = eligible.rows[::stride][:_PROBED_USERS]
+        whole, _ = self.vectors(eligible, rows)
+        alone, _ = self.vectors(eligible, rows[1::2].flip(0))
         return bool(np.array_equal(whole[1::2][::-1], alone, equal_nan=True))
 
     def count(self, sequences: Sequences, as_of: int) -> int:
         """How many users have an event that the encoder looks at before a time."""
-        return len(self._eligible(sequences, as_of)[1])
+        return len(self.eligible(sequences, as_of))
 
-    def _eligible(self, sequences: Sequences, as_of: int) -> tuple[Sequences, Tensor]:
-        """Histories before a time, and the rows of the users who have one in the window."""
+    def eligible(self, sequences: Sequences, as_of: int) -> Eligible:
+        """Histories before a time, and the users who have an event in the encoder's window."""
         past = sequences.before(as_of).limit(self.encoder.window)
         users = past.all_users()
         starts = past.bounds(users, past.ends, torch.full_like(past.ends, as_of))
-        return past, torch.nonzero(past.ends > starts).flatten()
+        return Eligible(past, torch.nonzero(past.ends > starts).flatten(), as_of)
 
-    def _block(
-        self,
-        past: Sequences,
-        rows: Tensor,
-        as_of: int,
-        done: int,
-        total: int,
-        progress: Progress | None,
-    ) -> VectorBlock:
-        encoder = self.encoder
+    def vectors(
+        self, eligible: Eligible, rows: Tensor, tick: Callable[[int], None] = lambda users: None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Encode some of the eligible users.
+
+        Args:
+            eligible: their histories.
+            rows: (n,) int64, some of ``eligible.rows`` in any order.
+            tick: called after every batch with the number of users in it.
+
+        Returns:
+            (n, K · D) float32 vectors, and (n, K) int64 interest ids where the encoder gives them.
+
+        Raises:
+            ContractError: vectors have the wrong shape or are not finite.
+            PluginError: the encoder failed.
+        """
+        encoder, past = self.encoder, eligible.past
         width = encoder.num_vectors * encoder.dim
         vectors = np.empty((len(rows), width), np.float32)
         slots: np.ndarray | None = None
-        for picked, shape in self._batches(past, rows, as_of):
-            encoded = self._run(self._fill(past, rows[picked], as_of, shape))
+        for picked, shape in self._batches(past, rows, eligible.as_of):
+            encoded = self._run(self._fill(past, rows[picked], eligible.as_of, shape))
             kept = encoded.users[: len(picked)].float().reshape(len(picked), width).cpu().numpy()
             vectors[picked.numpy()] = kept
             if "slots" in encoded.extras:
                 if slots is None:
                     slots = np.empty((len(rows), encoder.num_vectors), np.int64)
                 slots[picked.numpy()] = encoded.extras["slots"][: len(picked)].cpu().numpy()
-            done += len(picked)
-            if progress is not None:
-                progress(done, total)
-        # Every one of these rows has an event, so the position before its end is its own.
-        last = past.times[past.ends[rows] - 1]
-        block = VectorBlock(
-            users=past.users.take(pa.array(rows.numpy())),
-            vectors=vectors,
-            history_length=past.lengths[rows].numpy(),
-            last_event=last.numpy(),
-            slots=slots,
-        )
-        return self._refuse_infinite(block)
+            tick(len(picked))
+        self._refuse_infinite(vectors, past, rows)
+        return vectors, slots
 
     def _batches(self, past: Sequences, rows: Tensor, as_of: int) -> Iterator[tuple[Tensor, Shape]]:
         """Group rows by padded width; yields positions in ``rows`` with the batch's shape."""
@@ -198,13 +259,22 @@ class Inference:
                 f"{wanted}"
             )
 
-    def _refuse_infinite(self, block: VectorBlock) -> VectorBlock:
-        bad = ~np.isfinite(block.vectors).all(axis=1)
+    def _refuse_infinite(self, vectors: np.ndarray, past: Sequences, rows: Tensor) -> None:
+        bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():
-            users = block.users.filter(pa.array(bad)).slice(0, 5).to_pylist()
+            users = past.users.take(pa.array(rows.numpy()[bad][:5])).to_pylist()
             raise ContractError(
                 f"encoder {self.name!r}: the vectors of {int(bad.sum()):,} users hold NaN or "
                 f"infinity ({', '.join(map(str, users))}{', …' if bad.sum() > 5 else ''}); the "
                 "model diverged, train with a lower training.learning_rate"
             )
-        return block
+
+
+def _cpu() -> str:
+    """The processor by name, where the system tells it, else by what torch uses of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.machine())} {torch.backends.cpu.get_cpu_capability()}"

@@ -23,12 +23,13 @@ PROMOTED = "promoted"
 _MOST_NUMBERS = 2**31 - 1
 
 #: Keys of the parquet footer.
-RUN, VECTORS, DIM, AS_OF, LEAKAGE = (
+RUN, VECTORS, DIM, AS_OF, LEAKAGE, MACHINE = (
     b"unirep.run",
     b"unirep.vectors",
     b"unirep.dim",
     b"unirep.as_of",
     b"unirep.model_leakage",
+    b"unirep.machine",
 )
 
 
@@ -42,6 +43,8 @@ class VectorBlock:
         history_length: (n,) int64 events before the as-of time.
         last_event: (n,) int64 microseconds, time of the latest of them.
         slots: (n, K) int64 interest ids, for encoders that choose interests.
+        history_hash: (n,) int64, see ``unirep_feast.history_hash``; lets a later snapshot carry
+            vectors over.
     """
 
     users: pa.Array
@@ -49,6 +52,7 @@ class VectorBlock:
     history_length: np.ndarray
     last_event: np.ndarray
     slots: np.ndarray | None = None
+    history_hash: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def write_snapshot(
     The same run, events and T give the same bytes, so a snapshot that was lost can be made again.
 
     Columns: the join key, ``event_timestamp`` (= T), ``created``, ``vector`` (list<float32>, K · D
-    numbers), ``history_length``, ``last_event``, and ``slots`` where there are any.
+    numbers), ``history_length``, ``last_event``, and ``slots`` and ``history_hash`` where there are
+    any.
 
     Args:
         path: see :func:`snapshot_path`.
@@ -123,6 +128,8 @@ def write_snapshot(
         if block.slots is not None:
             offsets = np.arange(rows + 1, dtype=np.int32) * block.slots.shape[1]
             columns["slots"] = pa.ListArray.from_arrays(offsets, block.slots.reshape(-1))
+        if block.history_hash is not None:
+            columns["history_hash"] = pa.array(block.history_hash, pa.int64())
         return pa.table(columns)
 
     tables = (table(piece) for block in blocks for piece in _pieces(block, width))
@@ -210,6 +217,7 @@ def _pieces(block: VectorBlock, width: int) -> Iterator[VectorBlock]:
             block.history_length[cut],
             block.last_event[cut],
             None if block.slots is None else block.slots[cut],
+            None if block.history_hash is None else block.history_hash[cut],
         )
 
 

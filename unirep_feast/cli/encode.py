@@ -31,6 +31,11 @@ from unirep_feast.cli import spec as spec_options
     is_flag=True,
     help="Accept a model that has seen events at or after TIME; it is recorded.",
 )
+@click.option(
+    "--incremental",
+    is_flag=True,
+    help="Encode only users whose history changed since the run's latest earlier snapshot.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     spec: str,
@@ -40,6 +45,7 @@ def command(
     out: Path | None,
     run: str | None,
     allow_model_leakage: bool,
+    incremental: bool,
     as_json: bool,
 ) -> None:
     """Write a snapshot of all users' vectors as of a time, from events strictly before it."""
@@ -62,6 +68,7 @@ def command(
                 lambda done, total: advance(done, total, "users"),
                 spec_options.notify,
                 spec_options.reader(parsed),
+                incremental,
             )
         results.append(
             {
@@ -72,6 +79,7 @@ def command(
                 "num_vectors": result.num_vectors,
                 "dim": result.dim,
                 "existed": result.existed,
+                "carried": result.carried,
             }
         )
         if not as_json:

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from unirep_feast.catalog import Catalog, Run
-from unirep_feast.checkpoint import Checkpoint, open_checkpoint
-from unirep_feast.config import (
-    MICROSECONDS_PER_SECOND,
-    RepresentationSpec,
-    format_instant,
-    parse_spec,
-)
-from unirep_feast.errors import CatalogError, LeakageError, SnapshotError
+from unirep_feast.checkpoint import Checkpoint
+from unirep_feast.config import MICROSECONDS_PER_SECOND, RepresentationSpec, format_instant
+from unirep_feast.errors import LeakageError, PluginError, SnapshotError
 from unirep_feast.events import read_events
-from unirep_feast.files import sha256
-from unirep_feast.inference import Inference, Progress
-from unirep_feast.pipeline.loading import (
-    Notify,
-    ReadEvents,
-    checkpoint_folder,
-    open_catalog,
-    read_log,
-    refuse_other_parts,
-    sequences_of,
-    serving_run,
-)
-from unirep_feast.plugins import load_plugins
-from unirep_feast.sequences import Sequences
+from unirep_feast.files import locked, sha256
+from unirep_feast.inference import Progress
+from unirep_feast.pipeline.incremental import encode_changes, find_earlier
+from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run
+from unirep_feast.pipeline.restoring import final_checkpoint, load_encoder
 from unirep_feast.snapshot import (
     AS_OF,
     LEAKAGE,
+    MACHINE,
     RUN,
+    VectorBlock,
     snapshot_path,
     write_plain,
     write_snapshot,
 )
-from unirep_feast.trio import build_encoder, choose
 
 
 @dataclass(frozen=True)
@@ -54,6 +41,7 @@ class Encoding:
         num_vectors: K.
         dim: D.
         existed: it had been made before; nothing was encoded.
+        carried: users whose vectors were carried over from an earlier snapshot.
     """
 
     path: Path
@@ -63,6 +51,7 @@ class Encoding:
     num_vectors: int
     dim: int
     existed: bool
+    carried: int = 0
 
 
 def encode(
@@ -74,6 +63,7 @@ def encode(
     progress: Progress | None = None,
     notify: Notify = lambda line: None,
     read: ReadEvents = read_events,
+    incremental: bool = False,
 ) -> Encoding:
     """Encode all users as of a time.
 
@@ -87,114 +77,194 @@ def encode(
         progress: called after every batch.
         notify: called with lines for people.
         read: reads the events; the default knows parquet only.
+        incremental: encode only users whose history changed since the latest earlier snapshot of
+            the run, and carry the others over; bit-equal to encoding all. Where there is no such
+            snapshot, or it was made on another machine, all are encoded and ``notify`` says so.
 
     Raises:
+        PluginError: ``incremental``, with an encoder whose vectors depend on T itself.
         LeakageError: T is earlier than what the run was trained on.
         UnirepError: any other expected failure, in one line; no half-written file is left.
     """
     catalog = open_catalog(spec, create=False)
     row = serving_run(catalog, spec, run)
     checkpoint = final_checkpoint(catalog, spec, row)
-    manifest = checkpoint.manifest
     if out is not None and out.is_dir():
         raise SnapshotError(f"--out {out} is a folder; give the name of a file")
-    leaks = as_of < manifest.trained_until
+    leaks = as_of < checkpoint.manifest.trained_until
     if leaks and not allow_model_leakage:
+        until = format_instant(checkpoint.manifest.trained_until)
         raise LeakageError(
-            f"run {row.id} was trained on events up to {format_instant(manifest.trained_until)}, "
+            f"run {row.id} was trained on events up to {until}, "
             f"vectors as of {format_instant(as_of)} would carry that future; train with "
             f"training.until: {format_instant(as_of)} or earlier, or accept it with "
             "--allow-model-leakage (it is recorded)"
         )
-    known = catalog.snapshot(row.id, as_of, spec.view.entity)
-    path = snapshot_path(spec.home, row.id, as_of)
-    if out is None and known is not None and path.exists():
-        if sha256(path) != known.checksum:
-            raise SnapshotError(
-                f"{path} was changed since it was written (its checksum differs); remove it, and "
-                "encode again"
-            )
-        return Encoding(path, row.id, as_of, known.rows, known.num_vectors, known.dim, True)
-    inference, sequences = load_encoder(spec, checkpoint, as_of, notify, read)
-    if not inference.probe(sequences, as_of):
-        notify(
-            "warning: vectors differ in their last bits with other batch mates; subsets and "
-            "incremental encodes will not be bit-equal on this machine"
+    if incremental and checkpoint.manifest.depends_on_as_of:
+        name = checkpoint.manifest.identity["encoder"]["name"]
+        raise PluginError(
+            f"incremental encoding: vectors of encoder {name!r} change with the as-of time alone, "
+            "so none can be carried over; encode without it"
         )
-    blocks = inference.encode(sequences, as_of, progress)
-    footer = {RUN: row.id.encode(), LEAKAGE: b"1" if leaks else b"0"}
+    job = _Job(spec, catalog, row, checkpoint, as_of, leaks, incremental, progress, notify, read)
     if out is not None:
-        footer[AS_OF] = str(as_of).encode()
-        written = write_plain(out, blocks, spec.view.join_key, footer)
-    else:
+        return job.write_plain(out)
+    done = job.existing()
+    if done is not None:
+        return done
+    with _alone(job.path):
+        return job.existing() or job.write_snapshot()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time make a snapshot; the others find it made."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise SnapshotError(
+                f"{path.parent} cannot be written: {error.strerror or error}; mend the folder, or "
+                "name another `storage` in the spec"
+            ) from None
+        yield
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One snapshot to be: what it is made of, and for whom."""
+
+    spec: RepresentationSpec
+    catalog: Catalog
+    run: Run
+    checkpoint: Checkpoint
+    as_of: int
+    leaks: bool
+    incremental: bool
+    progress: Progress | None
+    notify: Notify
+    read: ReadEvents
+
+    @property
+    def path(self) -> Path:
+        return snapshot_path(self.spec.home, self.run.id, self.as_of)
+
+    def existing(self) -> Encoding | None:
+        """Return the snapshot if it was made before and is as it was then."""
+        known = self.catalog.snapshot(self.run.id, self.as_of, self.spec.view.entity)
+        if known is None or not self.path.exists():
+            return None
+        if sha256(self.path) != known.checksum:
+            raise SnapshotError(
+                f"{self.path} was changed since it was written (its checksum differs); remove it, "
+                "and encode again"
+            )
+        return self._encoding(self.path, known.rows, 0, True)
+
+    def write_plain(self, out: Path) -> Encoding:
+        vectors = self._vectors()
+        footer = {**vectors.footer, AS_OF: str(self.as_of).encode()}
+        written = write_plain(out, vectors.blocks, self.spec.view.join_key, footer)
+        self._tell(vectors, written.rows)
+        return self._encoding(out, written.rows, vectors.carried, False)
+
+    def write_snapshot(self) -> Encoding:
+        known = self.catalog.snapshot(self.run.id, self.as_of, self.spec.view.entity)
+        manifest = self.checkpoint.manifest
+        vectors = self._vectors()
         written = write_snapshot(
-            path,
-            blocks,
-            spec.view.join_key,
-            as_of,
-            created=int(row.created_at.timestamp() * MICROSECONDS_PER_SECOND),
+            self.path,
+            vectors.blocks,
+            self.spec.view.join_key,
+            self.as_of,
+            created=int(self.run.created_at.timestamp() * MICROSECONDS_PER_SECOND),
             num_vectors=manifest.num_vectors,
             dim=manifest.dim,
-            metadata=footer,
+            metadata=vectors.footer,
             expected=None if known is None else known.checksum,
         )
-        catalog.add_snapshot(
-            row.id,
-            as_of=as_of,
-            path=str(path.resolve()),
+        self.catalog.add_snapshot(
+            self.run.id,
+            as_of=self.as_of,
+            path=str(self.path.resolve()),
             checksum=written.checksum,
             rows=written.rows,
             num_vectors=manifest.num_vectors,
             dim=manifest.dim,
-            entity=spec.view.entity,
-            allow_model_leakage=leaks,
+            entity=self.spec.view.entity,
+            allow_model_leakage=self.leaks,
         )
-    if written.rows < len(sequences):
-        missing = len(sequences) - written.rows
-        notify(f"{missing:,} users without an event in the encoder's window are left out")
-    return Encoding(
-        written.path, row.id, as_of, written.rows, manifest.num_vectors, manifest.dim, False
-    )
+        self._tell(vectors, written.rows)
+        return self._encoding(self.path, written.rows, vectors.carried, False)
 
-
-def final_checkpoint(catalog: Catalog, spec: RepresentationSpec, run: Run) -> Checkpoint:
-    """Open the best checkpoint of a finished run.
-
-    Raises:
-        CatalogError: the run has not finished.
-    """
-    best = catalog.best_checkpoint(run.id)
-    if best is None:
-        raise CatalogError(
-            f"run {run.id} is {run.status} and has no final checkpoint; finish it with "
-            "`unirep train SPEC --resume`"
+    def _vectors(self) -> _Vectors:
+        inference, sequences = load_encoder(
+            self.spec, self.checkpoint, self.as_of, self.notify, self.read
         )
-    return open_checkpoint(checkpoint_folder(spec, run.id, best.path), best.checksum)
+        footer = {
+            RUN: self.run.id.encode(),
+            LEAKAGE: b"1" if self.leaks else b"0",
+            MACHINE: inference.machine.encode(),
+        }
+        equal = inference.probe(sequences, self.as_of)
+        if not equal:
+            self.notify(
+                "warning: vectors differ in their last bits with other batch mates; subsets and "
+                "incremental encodes will not be bit-equal on this machine"
+                + ("; all users are encoded" if self.incremental else "")
+            )
+        if self.incremental and equal:
+            earlier = find_earlier(
+                self.catalog,
+                self.spec,
+                self.run.id,
+                self.as_of,
+                inference,
+                sequences.users,
+                self.notify,
+            )
+            if earlier is not None:
+                eligible = inference.eligible(sequences, self.as_of)
+                carrying = encode_changes(inference, eligible, earlier, self.progress)
+                self.notify(
+                    f"{len(eligible) - carrying.carried:,} users changed since "
+                    f"{format_instant(earlier.as_of)}, {carrying.carried:,} are carried over"
+                )
+                return _Vectors(carrying.blocks, footer, len(sequences), carrying.carried)
+        blocks = inference.encode(sequences, self.as_of, self.progress)
+        return _Vectors(blocks, footer, len(sequences), 0)
+
+    def _tell(self, vectors: _Vectors, rows: int) -> None:
+        if rows < vectors.users:
+            missing = vectors.users - rows
+            self.notify(f"{missing:,} users without an event in the encoder's window are left out")
+
+    def _encoding(self, path: Path, rows: int, carried: int, existed: bool) -> Encoding:
+        manifest = self.checkpoint.manifest
+        return Encoding(
+            path,
+            self.run.id,
+            self.as_of,
+            rows,
+            manifest.num_vectors,
+            manifest.dim,
+            existed,
+            carried,
+        )
 
 
-def load_encoder(
-    spec: RepresentationSpec,
-    checkpoint: Checkpoint,
-    as_of: int,
-    notify: Notify,
-    read: ReadEvents = read_events,
-) -> tuple[Inference, Sequences]:
-    """Rebuild a run's encoder and read the events before a time with its vocabulary.
+@dataclass(frozen=True)
+class _Vectors:
+    """Blocks of vectors to be written, and what is said about them.
 
-    Raises:
-        CheckpointError: the checkpoint was made by another plugin than the spec names, or by
-            another version of it.
+    Attributes:
+        blocks: in user order; drawn once.
+        footer: of the file.
+        users: in the log, with and without a vector.
+        carried: users whose vectors are carried over.
     """
-    choice = choose(spec, load_plugins())
-    refuse_other_parts(checkpoint, choice.identity(), ["encoder"])
-    # The settings the weights were trained with decide, whatever the spec says by now.
-    trained = parse_spec(checkpoint.manifest.spec, f"checkpoint {checkpoint.folder}")
-    if trained.part("encoder") != spec.part("encoder"):
-        notify(f"encoder settings of run {checkpoint.manifest.run} are used, not the spec's")
-    choice = choose(trained, load_plugins())
-    vocabulary = checkpoint.vocabulary()
-    sequences = sequences_of(spec, read_log(spec, as_of, notify, read), vocabulary)
-    encoder = build_encoder(choice, vocabulary, sequences.items, checkpoint.tensors("prepared"))
-    assert isinstance(encoder, nn.Module)  # noqa: S101
-    checkpoint.load_into(encoder, "encoder")
-    return Inference(encoder, spec.encode, choice.parts["encoder"].name), sequences
+
+    blocks: Iterator[VectorBlock]
+    footer: dict[bytes, bytes]
+    users: int
+    carried: int
