@@ -88,7 +88,7 @@ class _Bar:
         if self._advance is None:
             if time.monotonic() - self._started < SECONDS_BEFORE_BAR:
                 return
-            from unirep_feast.cli.progress import bar
+            from unirep_feast.progress import bar
 
             self._advance = self._stack.enter_context(bar("writing"))
         self._advance(done, total, "users")

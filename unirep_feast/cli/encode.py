@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Write a snapshot of all users' vectors as of a time, from events strictly before it."""
-    from unirep_feast.cli.progress import bar
+    from unirep_feast.progress import bar
     from unirep_feast.config import format_instant
     from unirep_feast.pipeline import encode
 
