@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,24 @@ def test_a_view_of_another_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SpecError, match=r"tags of feature view 'purchases'.*`novel`"):
         spec_of(view)
+
+
+def test_the_shipped_feature_repo_declares_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of feature_repo/ with an event log is complete; what it tells of CLUE is valid."""
+    repo = tmp_path / "repo"
+    shipped = Path(__file__).parents[1] / "feature_repo"
+    shutil.copytree(shipped, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    (repo / "data").mkdir()
+    write_events(repo / "data", pa.array([1]))
+    monkeypatch.chdir("/")
+
+    made = runpy.run_path(str(repo / "representations.py"))
+
+    kinds = {FeatureView, FeatureService, FileSource, Entity}
+    assert {type(each) for each in made.values()} & kinds == kinds
+    assert spec_of(made["view"]).name == "purchases_clue"
+    config = pytest.importorskip("unirep_feast_clue.config")
+    settings = spec_of(made["view"]).encoder.settings
+    assert config.EncoderSettings.model_validate(settings).dim == 64

@@ -237,6 +237,15 @@ def test_half_written_snapshots_are_not_read(make_repo: Any) -> None:
     assert_equals_snapshots(repo, rows, user_vectors(store, "purchases", rows))
 
 
+def test_folders_may_have_any_name(make_repo: Any) -> None:
+    """Characters that mean something in a glob mean nothing in the name of a folder."""
+    repo = make_repo(folder="my [old] repo's * é?")
+    repo.snapshot(JANUARY, range(10))
+    rows = entity_rows(repo, ["2023-12-01", "2024-02-05"], range(10))
+
+    assert_equals_snapshots(repo, rows, user_vectors(repo.store(), "purchases", rows))
+
+
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
 def online(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Settings of an online store that is there."""

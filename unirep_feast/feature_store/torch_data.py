@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,13 +259,12 @@ def _warn_of_dask(store: FeatureStore) -> None:
 def _offline_failure(store: FeatureStore, view: FeatureView, error: Exception) -> str:
     kind = _type(store.config.offline_store)
     source = view.batch_source
-    if isinstance(source, FileSource) and "://" not in source.path:
-        path = Path(source.path)
-        if not any(path.parent.glob(path.name)):
-            return (
-                f"feature view {view.name!r} has no snapshot: nothing matches {path}; run `unirep "
-                "train` and `unirep encode`"
-            )
+    path = source.path if isinstance(source, FileSource) else "://"
+    if "://" not in path and not glob.glob(path):  # noqa: PTH207, a pattern from its start
+        return (
+            f"feature view {view.name!r} has no snapshot: nothing matches {path}; run `unirep "
+            "train` and `unirep encode`"
+        )
     hint = "look at offline_store in feature_store.yaml"
     if kind in ("dask", "file"):
         hint = "dask fails so on users without a snapshot; set offline_store: {type: duckdb}"
