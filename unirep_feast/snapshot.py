@@ -247,13 +247,14 @@ def _constant(microseconds: int, rows: int) -> pa.Array:
 def read_vectors(path: Path, join_key: str = "user_id") -> tuple[pa.Array, np.ndarray]:
     """Read a snapshot or a plain file: (n,) ids and (n, K · D) float32, in file order."""
     try:
-        table = pq.read_table(path, columns=[join_key, "vector"], partitioning=None)
-        missing = {join_key, "vector"} - set(table.column_names)
+        dataset = pq.ParquetDataset(path, partitioning=None)
+        missing = {join_key, "vector"} - set(dataset.schema.names)
         if missing:
             raise SnapshotError(
                 f"{path} has no column {', '.join(map(repr, sorted(missing)))}; wanted a snapshot, "
                 "or a file of `unirep encode --out`"
             )
+        table = dataset.read([join_key, "vector"])
         ids = table[join_key].combine_chunks()
         # Chunk by chunk: all of them together may hold more numbers than one list column can.
         flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["vector"].chunks]
