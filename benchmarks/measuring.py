@@ -103,17 +103,39 @@ def peak_rss_mb() -> float:
     return peak / 1024 if sys.platform != "darwin" else peak / 2**20
 
 
-def repeat(job: Callable[[], Any], *, warmup: int, repetitions: int) -> list[float]:
-    """Seconds of each repetition of `job`, after `warmup` unmeasured ones."""
+class Clock:
+    """Wall and CPU seconds of pieces of work, taken together.
+
+    The CPU time of the process is what the work costs on a machine that is busy with something
+    else; the wall time is what a user waits.
+    """
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin a piece of work."""
+        gc.collect()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def stop(self) -> None:
+        """End it."""
+        self.wall.append(time.perf_counter() - self._wall)
+        self.cpu.append(time.process_time() - self._cpu)
+
+
+def repeat(job: Callable[[], Any], *, warmup: int, repetitions: int) -> Clock:
+    """Time each repetition of `job`, after `warmup` unmeasured ones."""
     for _ in range(warmup):
         job()
-    seconds = []
+    clock = Clock()
     for _ in range(repetitions):
-        gc.collect()
-        started = time.perf_counter()
+        clock.start()
         job()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+        clock.stop()
+    return clock
 
 
 @contextlib.contextmanager
@@ -121,21 +143,21 @@ def one_json_line() -> Iterator[Callable[..., None]]:
     """Send everything a library prints to stderr; yield a function that emits the result.
 
     Yields:
-        `emit(name, unit, count, seconds, **details)`: the rate is `count` over the median
-        of `seconds`; `details` are recorded as they are.
+        `emit(name, unit, count, clock, **details)`: `rate` is `count` over the median wall
+        seconds, `cpu_rate` over the median CPU seconds; `details` are recorded as they are.
     """
     stdout = os.dup(1)
     os.dup2(2, 1)
 
-    def emit(name: str, unit: str, count: int, seconds: list[float], **details: Any) -> None:
-        middle = statistics.median(seconds)
+    def emit(name: str, unit: str, count: int, clock: Clock, **details: Any) -> None:
         line = {
             "name": name,
             "unit": unit,
-            "rate": count / middle,
+            "rate": count / statistics.median(clock.wall),
+            "cpu_rate": count / statistics.median(clock.cpu),
             "count": count,
-            "median_seconds": middle,
-            "seconds": seconds,
+            "seconds": [round(seconds, 6) for seconds in clock.wall],
+            "cpu_seconds": [round(seconds, 6) for seconds in clock.cpu],
             "peak_rss_mb": round(peak_rss_mb(), 1),
             **details,
         }

@@ -62,20 +62,24 @@ def main() -> None:
         )
         torch.manual_seed(0)
         trio = build_trio(choice, sequences.vocabulary, sequences.items, {})
-        records = [
-            record
-            for record in Trainer(trio, sequences, spec.training).run()
-            if record.kind == "step"
-        ]
-        losses = [record.values["loss"] for record in records]
+        losses: list[float] = []
+        clock = measuring.Clock()
+        for record in Trainer(trio, sequences, spec.training).run():
+            if record.kind == "start":
+                clock.start()
+            elif record.kind == "step":
+                clock.stop()
+                losses.append(record.values["loss"])
+                clock.start()
+        for seconds in (clock.wall, clock.cpu):
+            del seconds[: options.warmup]
         if not all(math.isfinite(loss) for loss in losses) or losses[-1] >= losses[0]:
             sys.exit(f"loss went from {losses[0]:.3f} to {losses[-1]:.3f}: it does not train")
-        count = options.batch_size * options.steps
         emit(
             "unirep-feast clue step",
             "users/s",
-            count,
-            [count / r.values["units_per_second"] for r in records[options.warmup :]],
+            options.batch_size * options.steps,
+            clock,
             batch_size=options.batch_size,
             augmentation=options.augmentation,
             first_loss=losses[0],

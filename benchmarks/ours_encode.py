@@ -61,7 +61,7 @@ def main() -> None:
             nonlocal vectors
             vectors = [block.vectors for block in inference.encode(sequences, sequences.until)]
 
-        seconds = measuring.repeat(encode, warmup=options.warmup, repetitions=options.repetitions)
+        clock = measuring.repeat(encode, warmup=options.warmup, repetitions=options.repetitions)
         made = np.concatenate(vectors)
         if made.shape != (len(rows), options.width) or not np.isfinite(made).all():
             sys.exit(f"vectors of shape {made.shape}: not the same job")
@@ -69,7 +69,7 @@ def main() -> None:
             "unirep-feast encode",
             "users/s",
             len(rows),
-            seconds,
+            clock,
             mean_events=float(sequences.lengths.double().mean()),
             longest=longest,
             cells=spec.encode.cells,

@@ -62,7 +62,7 @@ def main() -> None:
             vocabulary = fit_vocabulary(packed, until=int(packed.times.max()) + 1)
             sequences = Sequences.from_packed(packed, vocabulary)
 
-        seconds = measuring.repeat(run, warmup=options.warmup, repetitions=options.repetitions)
+        clock = measuring.repeat(run, warmup=options.warmup, repetitions=options.repetitions)
         assert sequences is not None
         events = measuring.ml1m_table(["user_id"]).num_rows
         if int(sequences.lengths.sum()) != events:
@@ -71,7 +71,7 @@ def main() -> None:
             f"unirep-feast pack, from {options.source}",
             "events/s",
             events,
-            seconds,
+            clock,
             users=len(sequences),
             columns=options.columns,
             rss_before_mb=round(loaded_mb, 1),

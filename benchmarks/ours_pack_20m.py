@@ -66,7 +66,7 @@ def main() -> None:
             vocabulary = fit_vocabulary(packed, until=int(packed.times.max()) + 1)
             made.append(Sequences.from_packed(packed, vocabulary))
 
-        seconds = measuring.repeat(run, warmup=0, repetitions=1)
+        clock = measuring.repeat(run, warmup=0, repetitions=1)
         events = int(made[0].lengths.sum())
         if events < 20_000_000:
             sys.exit(f"{events:,} events, wanted 20 million; remove {options.folder}")
@@ -74,7 +74,7 @@ def main() -> None:
             f"unirep-feast pack, {events:,} events, columns {options.columns}",
             "events/s",
             events,
-            seconds,
+            clock,
             users=len(made[0]),
             columns=options.columns,
             rss_before_mb=round(imported_mb, 1),

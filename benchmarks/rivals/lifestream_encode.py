@@ -79,7 +79,7 @@ def main() -> None:
             with torch.inference_mode():
                 vectors = [model(batch)["vector"] for batch in loader]
 
-        seconds = measuring.repeat(encode, warmup=options.warmup, repetitions=options.repetitions)
+        clock = measuring.repeat(encode, warmup=options.warmup, repetitions=options.repetitions)
         made = torch.cat(vectors)
         if made.shape != (len(records), options.width) or not bool(made.isfinite().all()):
             sys.exit(f"vectors of shape {tuple(made.shape)}: not the same job")
@@ -87,7 +87,7 @@ def main() -> None:
             "pytorch-lifestream 0.7 TransformerSeqEncoder",
             "users/s",
             len(records),
-            seconds,
+            clock,
             mean_events=float(np.mean([len(codes[row]) for row in chosen])),
             batch_size=options.batch_size,
             by_length=options.by_length,

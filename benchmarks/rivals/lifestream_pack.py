@@ -54,7 +54,7 @@ def main() -> None:
             )
             records = preprocessor.fit_transform(events)
 
-        seconds = measuring.repeat(pack, warmup=options.warmup, repetitions=options.repetitions)
+        clock = measuring.repeat(pack, warmup=options.warmup, repetitions=options.repetitions)
         packed = sum(len(record["item_id"]) for record in records)
         if packed != len(events):
             sys.exit(f"packed {packed} of {len(events)} events: not the same job")
@@ -62,7 +62,7 @@ def main() -> None:
             "pytorch-lifestream 0.7 PandasDataPreprocessor",
             "events/s",
             packed,
-            seconds,
+            clock,
             users=len(records),
             columns=options.columns,
             rss_before_mb=round(loaded_mb, 1),

@@ -75,14 +75,14 @@ def main() -> None:
 
         for _ in range(options.warmup):
             losses.append(step())
-        seconds = measuring.repeat(steps, warmup=0, repetitions=options.repetitions)
+        clock = measuring.repeat(steps, warmup=0, repetitions=options.repetitions)
         if not all(math.isfinite(loss) for loss in losses) or losses[-1] >= losses[0]:
             sys.exit(f"loss went from {losses[0]:.3f} to {losses[-1]:.3f}: it does not train")
         emit(
             "RePlay 0.22 SasRec",
             "sequences/s",
             options.batch_size * options.steps,
-            seconds,
+            clock,
             batch_size=options.batch_size,
             bucket_size=options.bucket_size,
             negatives=options.negatives or "all",
