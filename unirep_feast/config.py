@@ -321,8 +321,7 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise SpecError(
             f"spec {path}", [f"found {type(raw).__name__}, wanted keys such as name and events"]
         )
-    for override in overrides:
-        _override(raw, override)
+    apply_overrides(raw, overrides)
     raw.setdefault("folder", str(path.parent))
     return raw
 
@@ -351,6 +350,13 @@ def problems(error: ValidationError) -> list[str]:
         else:
             lines.append(f"{key}: {message}, found {found!r}")
     return lines
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply ``key.sub=value`` texts, the value in YAML, to nested keys in place; returns ``raw``."""
+    for override in overrides:
+        _override(raw, override)
+    return raw
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

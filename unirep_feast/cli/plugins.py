@@ -38,12 +38,23 @@ def list_plugins(as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting for the check, such as encoder.dropout=0.1; defaults may be too large.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(name: str, as_json: bool) -> None:
-    """Check that plugin NAME keeps the contracts; exit code 1 if it does not."""
+def check(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check that plugin NAME keeps the contracts; exit code 1 if it does not.
+
+    Runs the compliance kit on small made-up worlds, one line per promise.
+    """
+    from unirep_feast.config import apply_overrides
     from unirep_feast.testing.check import check_plugin
 
-    report = check_plugin(name)
+    report = check_plugin(name, apply_overrides({}, overrides))
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:
