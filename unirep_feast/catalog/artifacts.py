@@ -211,6 +211,31 @@ class Artifacts(Transactions):
             session.add(materialization)
         return materialization
 
+    def materialized(
+        self, representation: str, *, store: str, feature_view: str
+    ) -> Sequence[tuple[Materialization, Snapshot]]:
+        """Return what was written to an online store for a view, latest first, of any run.
+
+        Args:
+            representation: whose snapshots.
+            store: as it was recorded.
+            feature_view: as it was recorded.
+        """
+        query = (
+            select(Materialization, Snapshot)
+            .join(Snapshot, Snapshot.id == Materialization.snapshot_id)
+            .join(Run, Run.id == Snapshot.run_id)
+            .where(
+                Run.representation == representation,
+                Materialization.store == store,
+                Materialization.feature_view == feature_view,
+                Materialization.status == "finished",
+            )
+            .order_by(Materialization.id.desc())
+        )
+        with self._read() as session:
+            return [(one, snapshot) for one, snapshot in session.execute(query)]
+
     def lineage(self, run_id: str) -> Lineage:
         """Return a run with its checkpoints, snapshots, materializations and promotions."""
         involved = (Promotion.run_id == run_id) | (Promotion.previous_run_id == run_id)

@@ -101,7 +101,7 @@ def representation(spec_path: str | Path, overrides: Sequence[str] = ()) -> Repr
         key_type = _key_type(spec, promoted)
     except UnirepError as error:
         raise RepresentationError(str(error)) from None
-    path = str(Path(glob.escape(str(snapshot_folder(spec)))) / "*.parquet")
+    path = snapshot_glob(spec)
     _GLOBS.add(path)
     described = spec.view.description or f"User vectors of representation {spec.name}"
     tags = _tags(spec, promoted)
@@ -174,6 +174,11 @@ def _parsed(text: str, view: str) -> RepresentationSpec:
 def snapshot_folder(spec: RepresentationSpec) -> Path:
     """Folder with the snapshots of the promoted run; a link, and absent before the first one."""
     return spec.home / "snapshots" / PROMOTED
+
+
+def snapshot_glob(spec: RepresentationSpec) -> str:
+    """Path of the source of a view made here: all snapshots of the promoted run."""
+    return str(Path(glob.escape(str(snapshot_folder(spec)))) / "*.parquet")
 
 
 def read_promoted(spec: RepresentationSpec) -> Promoted | None:
