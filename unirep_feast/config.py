@@ -353,7 +353,7 @@ def problems(error: ValidationError) -> list[str]:
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply ``key.sub=value`` texts, the value in YAML, to nested keys in place; returns ``raw``."""
+    """Apply ``key.sub=value`` texts (the value in YAML) to nested keys in place; return them."""
     for override in overrides:
         _override(raw, override)
     return raw

@@ -27,7 +27,7 @@ class TestPlugin(PluginTests):
 
 _PART = """
 class Test{number}{kind}({kind}Tests):
-    random = False  # whether a sampler draws at random is for its author to say
+    random = None  # whether a sampler draws at random is for its author to say
 
     @pytest.fixture
     def recipe(self):
