@@ -37,7 +37,7 @@ class Caser(Backbone):
 
     def forward(self, tokens: Tensor, lengths: Tensor, steps: bool) -> tuple[Tensor, Tensor | None]:
         """Encode rows of tokens, see :class:`Backbone`."""
-        B, L, _ = tokens.shape
+        L = tokens.shape[1]
         place = torch.arange(L, device=tokens.device)
         event = place < lengths[:, None]  # (B, L)
         x = tokens * event[..., None]
@@ -51,6 +51,6 @@ class Caser(Backbone):
             answers.append((answer * event[..., None]).amax(1))
         back = (lengths[:, None] - 1 - place).clamp(0, len(self.vertical) - 1)
         weights = self.vertical[back] * event[..., None]  # (B, L, vertical)
-        sums = torch.bmm(weights.transpose(1, 2), x).reshape(B, -1)  # (B, vertical * d)
+        sums = torch.bmm(weights.transpose(1, 2), x).flatten(1)  # (B, vertical * d)
         users: Tensor = F.relu(self.top(self.dropout(torch.cat((*answers, sums), -1))))
         return users, None

@@ -11,6 +11,10 @@ Explicit = Literal["mask", "crop", "permute"]
 
 Proportion = Annotated[float, Field(ge=0.1, le=0.9)]
 
+#: One proportion, or a range that every user and view draws one from. With one proportion both
+#: views of a user are equally long, and their length alone tells them from most other users'.
+Share = Proportion | tuple[Proportion, Proportion]
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,9 +74,15 @@ class SamplerSettings(_Settings):
             "random: one of mask, crop, permute per user and view; a list: one after the other",
         )
     )
-    mask: Proportion = Field(0.5, description="share of the events replaced by [MASK]")
-    crop: Proportion = Field(0.5, description="share of the events in the piece that is dropped")
-    permute: Proportion = Field(0.5, description="share of the events in the shuffled piece")
+    mask: Share = Field(
+        0.5, description="share of the events replaced by [MASK], or [from, to] to draw it from"
+    )
+    crop: Share = Field(
+        0.5, description="share of the events in the piece that is dropped, or [from, to]"
+    )
+    permute: Share = Field(
+        0.5, description="share of the events in the shuffled piece, or [from, to]"
+    )
     min_events: int = Field(
         2,
         ge=1,

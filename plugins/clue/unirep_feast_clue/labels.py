@@ -89,6 +89,7 @@ class LabelsSampler:
         users = _codes(table["user"], sequences.users)
         as_of = torch.full_like(users, until)
         null_time = torch.zeros_like(users, dtype=torch.bool)
+        timed = torch.full_like(null_time, "time" in table.column_names)
         if "time" in table.column_names:
             null_time = torch.from_numpy(pc.is_null(table["time"]).to_numpy().copy())
             as_of = torch.from_numpy(pc.fill_null(table["time"], until).to_numpy().copy())
@@ -98,7 +99,7 @@ class LabelsSampler:
             "null or unknown user": users < 0,
             "null time": null_time,
             # Labels of the time after the cut-off are what the representation is tested on.
-            "label after the training data": as_of > until,
+            "label after the training data": timed & (as_of >= until),
         }
         for reason, bad in checks.items():
             left_out[reason] = int((kept & bad).sum())

@@ -65,7 +65,12 @@ class ClueSampler:
         self, name: str, history: SequenceBatch, rows: Tensor | None, generator: torch.Generator
     ) -> SequenceBatch:
         augment, at_least, spared = AUGMENTATIONS[name]
-        count = share(history.lengths, getattr(self.settings, name), at_least, spared)
+        proportion = getattr(self.settings, name)
+        if isinstance(proportion, tuple):
+            low, high = proportion
+            lot = torch.rand(len(history), generator=generator, device=history.device)
+            proportion = low + (high - low) * lot
+        count = share(history.lengths, proportion, at_least, spared)
         if rows is not None:
             count = count * rows
         return augment(history, count, generator)

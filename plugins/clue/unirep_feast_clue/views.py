@@ -15,12 +15,12 @@ from torch import Tensor
 from unirep_feast.batch import MASK, SequenceBatch, bucket_width
 
 
-def share(lengths: Tensor, proportion: float, at_least: int, spared: int) -> Tensor:
+def share(lengths: Tensor, proportion: float | Tensor, at_least: int, spared: int) -> Tensor:
     """How many events a proportion of each history is.
 
     Args:
         lengths: (B,) int64 events per row.
-        proportion: rounded to the nearest number of events.
+        proportion: one for all or (B,) float; rounded to the nearest number of events.
         at_least: events that are touched in any case, where there are so many to touch.
         spared: events that must stay untouched.
 
