@@ -49,9 +49,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Write a snapshot of all users' vectors as of a time, from events strictly before it."""
-    from unirep_feast.progress import bar
     from unirep_feast.config import format_instant
     from unirep_feast.pipeline import encode
+    from unirep_feast.progress import bar
 
     if out is not None and len(as_of) > 1:
         raise click.ClickException("--out holds one snapshot: give one --as-of, or call it twice")
