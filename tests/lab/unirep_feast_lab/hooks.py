@@ -28,6 +28,7 @@ class EncoderSettings(Settings):
     penalty: bool = False  # ask for a term over the whole batch
     independent: bool = True  # declared, so that the host may chunk
     slots: bool = False
+    ages: bool = False  # a vector changes with the as-of time alone
     fails: Literal["", "shape", "slots", "nan", "raise", "type"] = ""
 
 

@@ -15,12 +15,11 @@ from unirep_feast.objective import Losses
 
 
 class LabEncoder(nn.Module):
-    depends_on_as_of = False
-
     def __init__(self, codes: int, settings: Any) -> None:
         super().__init__()
         self.codes, self.settings = codes, settings
         self.num_vectors, self.dim = settings.vectors, settings.dim
+        self.depends_on_as_of = settings.ages
         self.window = Window(settings.max_events, settings.max_days)
         more = {"batch_independent"} if settings.independent and not settings.batch_norm else set()
         self.provides = frozenset({"steps", "items"} | more)
@@ -46,6 +45,8 @@ class LabEncoder(nn.Module):
         mean = embedded.sum(1) / batch.lengths.clamp(min=1)[:, None]
         users = self.norm(self.dropout(self.turn(mean)))
         users = users.reshape(len(batch), self.num_vectors, self.dim)
+        if self.settings.ages:
+            users = users + (batch.as_of // 3_600_000_000 % 97)[:, None, None]
         if fails == "type":
             return users
         if fails == "shape":
