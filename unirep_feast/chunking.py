@@ -45,7 +45,7 @@ class ChunkedEncoder:
             chunks: at most so many chunks per batch.
         """
         self._encoder = encoder
-        self._call = call or encoder
+        self._call = encoder if call is None else call  # a compiled module has no truth value
         self._steps = steps
         self._chunks = chunks if "batch_independent" in encoder.provides else 1
         self._extras: list[Mapping[str, Tensor]] = []
