@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,42 @@ def test_sqlite_not_applied(lab: Any, sqlite: Any) -> None:
     with pytest.raises(StoreError, match=r"none/none/x.db: unable to open: No such file"):
         config = lab.config({"type": "sqlite", "path": str(sqlite.folder / "none/none/x.db")})
         write_online(config, view, [lab.rows(view)])
+
+
+def test_sqlite_that_loses_rows(lab: Any, sqlite: Any) -> None:
+    """Rows that are gone again after the commit are noticed by looking some of them up."""
+    view = lab.view()
+    config = lab.ready(sqlite.config("ours"), view)
+    with sqlite3.connect(sqlite.folder / "ours.db") as connection:
+        connection.execute(
+            "CREATE TRIGGER lose AFTER INSERT ON shop_users WHEN new.feature_name = 'vector' "
+            "BEGIN DELETE FROM shop_users WHERE rowid = new.rowid; END"
+        )
+    with pytest.raises(StoreError, match="users: SQLite holds 120 of 160 values just written"):
+        write_online(config, view, [lab.rows(view)])
+
+
+def test_two_sqlite_writers_at_once(lab: Any, sqlite: Any) -> None:
+    """The second of two writers waits for the first, and does not undo its newer rows."""
+    view = lab.view()
+    config = lab.ready(sqlite.config("ours"), view)
+    newer = lab.rows(view, when=lab.late, seed=1)
+    second = ThreadPoolExecutor(1)
+    waiting = []
+
+    def batches() -> Iterator[pa.Table]:
+        yield newer.slice(0, 20)
+        older = [lab.rows(view, seed=2)]
+        waiting.append(second.submit(write_online, config, view, older, stored="keep_newer"))
+        time.sleep(0.3)
+        yield newer.slice(20)
+
+    with second:
+        write_online(config, view, batches(), stored="keep_newer")
+        assert waiting[0].result().skipped == 40
+    after = sqlite.dump("ours")
+    lab.write_stock(lab.ready(sqlite.config("stock"), view), view, newer)
+    assert after == sqlite.dump("stock")
 
 
 def test_failing_batches_undo_the_write(lab: Any, sqlite: Any) -> None:

@@ -123,6 +123,17 @@ def test_unusable_rows_are_refused(
     assert sqlite.dump("ours")[1] == 0
 
 
+def test_vectors_of_another_length_are_refused(lab: Any, sqlite: Any) -> None:
+    """A searchable vector of another length than declared is refused, both numbers named."""
+    view = lab.view()
+    [vector] = [field for field in view.features if field.name == "vector"]
+    vector.vector_index, vector.vector_length = True, 8
+    config = lab.ready(sqlite.config("ours"), view)
+    with pytest.raises(StoreError, match="Vector length 16 does not match expected 8 for feature"):
+        write_online(config, view, [lab.rows(view, width=16)])
+    assert write_online(config, view, [lab.rows(view, width=8)]).rows == 40
+
+
 @pytest.mark.parametrize("nulls", [False, True])
 def test_postgres_takes_the_generic_path(
     lab: Any, postgres_url: str, nulls: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture

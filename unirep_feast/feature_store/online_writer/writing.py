@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.utils import _validate_vector_field_lengths
 from feast.version import get_version
 
+from unirep_feast.errors import StoreError
 from unirep_feast.feature_store.online_writer.generic_writer import write_generic
 from unirep_feast.feature_store.online_writer.keys import COVERED
 from unirep_feast.feature_store.online_writer.rows import Layout, layout_of
@@ -57,9 +59,9 @@ def write_online(
 ) -> WriteReport:
     """Write rows of a feature view to the online store of a repo.
 
-    Memory is bounded by the larger of a few slices of a batch and the batch itself, so hand over
-    batches of a size that fits. SQLite is written in one transaction unless
-    ``materialization.online_write_batch_size`` is set, so batches should come at reading speed.
+    Memory holds one batch and some tens of MB, so hand over batches of a size that fits; 32 MB suit
+    best. SQLite is written in one transaction, which keeps other writers out, unless
+    ``materialization.online_write_batch_size`` is set; so batches should come at reading speed.
 
     Args:
         config: of the repo.
@@ -71,7 +73,8 @@ def write_online(
         store: the engine's own, whose connection is then used; by default one is made.
         stored: ``as_feast`` treats what is stored as the store does: SQLite and PostgreSQL replace
             it, Redis leaves rows of the same time or later alone unless ``skip_dedup`` is set.
-            ``keep_newer`` leaves rows of a later time alone, and only those, on every store.
+            ``keep_newer`` leaves rows of a later time alone, and only those, on every store (SQLite
+            stores whole seconds).
             ``replace`` replaces all, as going back to an earlier run asks for.
 
     Raises:
@@ -81,6 +84,7 @@ def write_online(
     layout = layout_of(view)
     store = store or get_online_store_from_config(config.online_store)
     progress = progress or (lambda rows: None)
+    batches = _with_vectors_checked(view, batches)
     kind = f"{type(store).__module__}.{type(store).__qualname__}"
     reason = _why_generic(config, layout, kind)
     if reason is not None:
@@ -128,6 +132,18 @@ def _why_generic(config: RepoConfig, layout: Layout, kind: str) -> str | None:
 
         return redis_writer.uncovered(config)
     return f"online store {kind.rpartition('.')[2]}"
+
+
+def _with_vectors_checked(
+    view: FeatureView, batches: Iterable[pa.RecordBatch | pa.Table]
+) -> Iterator[pa.RecordBatch | pa.Table]:
+    """Refuse vectors of another length than a searchable field declares, as Feast does."""
+    for batch in batches:
+        try:
+            _validate_vector_field_lengths(batch, view)
+        except ValueError as error:
+            raise StoreError(f"{error} Correct vector_length, or encode with that length") from None
+        yield batch
 
 
 def _without_dedup(config: RepoConfig) -> RepoConfig:
