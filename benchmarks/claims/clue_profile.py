@@ -1,8 +1,9 @@
 """Claim: CLUE's vectors tell more of a user than the majority class or an untrained encoder do.
 
-On ML-1M, `unirep train` and `unirep encode --as-of 2003-03-01 --out`, then a logistic probe on the
-frozen vectors predicts gender (ten stratified folds). Beside it the same encoder with its random
-initial weights, and TF-IDF + SVD over the same events, which is a hard line to pass.
+On ML-1M, `unirep train` and `unirep encode --as-of 2003-03-01 --out`, then a logistic probe on
+the frozen vectors predicts gender (ten stratified folds). Beside each backbone the same encoder
+with the random weights that training starts from, and TF-IDF + SVD over the same events, which is
+a hard line to pass.
 
     python benchmarks/claims/clue_profile.py [--seeds 5] [--data ../shared/data/ml-1m]
 
@@ -17,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,12 @@ RESULT = HERE.parent / "results" / "clue_profile.json"
 WORK = HERE.parent / "work" / "clue_profile"
 AS_OF = parse_instant("2003-03-01")
 
+#: Keys of the spec beside this script that a variant changes.
+VARIANTS: dict[str, dict[str, dict[str, object]]] = {
+    "gru": {"encoder": {"backbone": "gru", "dropout": 0.5}, "training": {"max_steps": 200}},
+    "sasrec": {"encoder": {"backbone": "sasrec", "dropout": 0.2}, "training": {"max_steps": 400}},
+}
+
 Vectors = tuple[pa.Array, np.ndarray]
 
 
@@ -58,10 +66,11 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     producers: dict[str, Callable[[int], Vectors]] = {
-        "TF-IDF + SVD": lambda seed: tfidf(options.data, seed),
-        "untrained encoder": lambda seed: untrained(options.data, seed),
-        "clue": lambda seed: trained(options.data, seed),
+        "TF-IDF + SVD": lambda seed: tfidf(spec_of(options.data, "gru", seed), seed),
     }
+    for name in VARIANTS:
+        producers[f"untrained {name}"] = partial(untrained, options.data, name)
+        producers[f"clue {name}"] = partial(trained, options.data, name)
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name, produce in producers.items():
         for seed in range(options.seeds):
@@ -80,29 +89,31 @@ def main() -> None:
             print(f"{name:18} {metric:9} {np.mean(values):.4f} ± {np.std(values):.4f}")
 
 
-def spec_of(data: Path, seed: int) -> RepresentationSpec:
+def spec_of(data: Path, variant: str, seed: int) -> RepresentationSpec:
     """The spec beside this script, pointed at the data."""
     spec = yaml.safe_load((HERE / "clue_ml1m.yaml").read_text())
+    changes = VARIANTS[variant]
+    spec["encoder"]["settings"] |= changes["encoder"]
+    spec["training"] |= {**changes["training"], "seed": seed}
     spec["events"]["path"] = str((data / "events.parquet").resolve())
-    spec["storage"] = str(WORK / f"seed-{seed}")
-    spec["training"]["seed"] = seed
+    spec["storage"] = str(WORK / f"{variant}-{seed}")
     WORK.mkdir(parents=True, exist_ok=True)
-    path = WORK / f"seed-{seed}.yaml"
+    path = WORK / f"{variant}-{seed}.yaml"
     path.write_text(yaml.safe_dump(spec))
     return read_spec(path)
 
 
-def trained(data: Path, seed: int) -> Vectors:
+def trained(data: Path, variant: str, seed: int) -> Vectors:
     """Train and encode as `unirep train` and `unirep encode --out` do."""
-    spec = spec_of(data, seed)
+    spec = spec_of(data, variant, seed)
     run = train(spec, resume=True)
-    result = encode(spec, AS_OF, out=WORK / f"seed-{seed}.parquet", run=run.run)
+    result = encode(spec, AS_OF, out=WORK / f"{variant}-{seed}.parquet", run=run.run)
     return read_vectors(result.path)
 
 
-def untrained(data: Path, seed: int) -> Vectors:
+def untrained(data: Path, variant: str, seed: int) -> Vectors:
     """Encode with the weights that training would start from."""
-    spec = spec_of(data, seed)
+    spec = spec_of(data, variant, seed)
     packed = read_log(spec, AS_OF, lambda line: None)
     vocabulary = fit_vocabulary(packed, AS_OF)
     sequences = sequences_of(spec, packed, vocabulary)
@@ -113,11 +124,10 @@ def untrained(data: Path, seed: int) -> Vectors:
     return users, np.concatenate([block.vectors for block in blocks])
 
 
-def tfidf(data: Path, seed: int) -> Vectors:
+def tfidf(spec: RepresentationSpec, seed: int) -> Vectors:
     """Bag of items, TF-IDF, 64 singular vectors."""
     from scipy.sparse import csr_matrix
 
-    spec = spec_of(data, seed)
     packed = read_log(spec, AS_OF, lambda line: None)
     rows = np.repeat(np.arange(len(packed.users)), np.diff(packed.offsets))
     shape = (len(packed.users), len(packed.item_ids))
