@@ -61,7 +61,7 @@ Vectors = tuple[pa.Array, np.ndarray]
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seeds", type=int, default=5)
-    data = Path(os.environ.get("UNIREP_DATA", HERE.parents[2] / ".." / "shared" / "data"))
+    data = Path(os.environ.get("UNIREP_DATA", HERE.parents[1] / ".." / "shared" / "data"))
     arguments.add_argument("--data", type=Path, default=data / "ml-1m")
     options = arguments.parse_args()
     torch.set_num_threads(1)
