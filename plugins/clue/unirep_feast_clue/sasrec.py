@@ -42,17 +42,31 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).view(B, L, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         explicit = self.dropout.active or L <= _EXPLICIT_STEPS
         if x.is_cpu and explicit:
-            q, k, v = qkv.reshape(3, B * self.heads, L, width).unbind()
-            future = x.new_full((L, L), -torch.inf).triu_(1)
-            scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=width**-0.5)
-            weights = self.dropout(scores.softmax(-1))  # (B * h, L, L)
-            mixed = torch.bmm(weights, v).view(B, self.heads, L, width)
+            mixed = self._explicit(*qkv.reshape(3, B * self.heads, L, width).unbind())
+            mixed = mixed.view(B, self.heads, L, width)
         else:
             q, k, v = qkv.unbind()
             rate = self.dropout.rate if self.dropout.active else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, d))
         return out
+
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend with the scores in memory; q, k, v and the result are (B * h, L, d / h)."""
+        L, width = q.shape[1:]
+        future = q.new_full((L, L), -torch.inf).triu_(1)
+        mixed = []
+        # The earlier half of the queries need not look at the later half of the keys.
+        for start, end in ((0, L // 2), (L // 2, L)):
+            scores = torch.baddbmm(
+                future[start:end, :end],
+                q[:, start:end],
+                k[:, :end].transpose(1, 2),
+                alpha=width**-0.5,
+            )
+            weights = self.dropout(scores.softmax(-1))  # (B * h, L / 2, end)
+            mixed.append(torch.bmm(weights, v[:, :end]))
+        return torch.cat(mixed, 1)
 
     def at(self, x: Tensor, place: Tensor) -> Tensor:
         """Compute :meth:`forward` at one place per row only.
