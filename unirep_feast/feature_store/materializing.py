@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, FileSource, RepoConfig
 from feast.infra.common.materialization_job import MaterializationTask
+from feast.infra.online_stores.helpers import compute_versioned_name
 
 from unirep_feast.catalog import Catalog, Materialization, Run, Snapshot
 from unirep_feast.checkpoint import Manifest
@@ -159,7 +160,8 @@ class Materializer:
 
     def _name(self, view: FeatureView) -> str:
         """The view as the catalog knows it: two projects may share a representation."""
-        return f"{self.config.project}/{view.name}"
+        versions = self.config.registry.enable_online_feature_view_versioning
+        return f"{self.config.project}/{compute_versioned_name(view, versions)}"
 
     def _write_online(
         self,
