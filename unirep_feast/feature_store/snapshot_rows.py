@@ -15,7 +15,7 @@ from unirep_feast.errors import StoreError, one_line
 from unirep_feast.events import TIME_TYPE
 
 #: Of a batch, roughly.
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 8 << 20
 
 _EMPTY_ROWS = 65_536
 
@@ -102,7 +102,8 @@ def read_users(path: Path, join_key: str) -> pa.Array:
         StoreError: it cannot be read, or has no such column.
     """
     try:
-        table = pq.read_table(path, columns=[join_key], partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            table = file.read(columns=[join_key])
         return pa.concat_arrays(table[join_key].chunks)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StoreError(_unreadable(path, error)) from None
@@ -117,8 +118,8 @@ def counted(batches: Iterator[pa.RecordBatch], count: Callable[[int], None]) -> 
 
 def _read(path: Path) -> Iterator[pa.RecordBatch]:
     try:
-        # Buffered, so that of a row group no more than a few batches are in memory.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        # Mapped and read page by page: of a row group only a few batches are in memory.
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
             width = max(file.metadata.num_rows, 1)
             bytes_per_row = max(_bytes(file) // width, 1)
             size = int(np.clip(BATCH_BYTES // bytes_per_row, 1, 65_536))
