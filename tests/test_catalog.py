@@ -459,6 +459,36 @@ def test_lineage_gathers_what_came_of_a_run_and_nothing_else(catalog: Catalog) -
     ]
 
 
+def test_what_was_written_to_a_view_of_a_store_comes_latest_first(catalog: Catalog) -> None:
+    """Of every run of the representation, with its snapshot; other stores, views, failures not."""
+    finish(catalog, "a", "b")
+    start(catalog, "other", "readers")
+    places = [
+        ("a", 1, "redis", "shop/users", "finished"),
+        ("b", 1, "redis", "shop/users", "finished"),
+        ("a", 2, "redis", "shop/users", "finished"),
+        ("a", 2, "redis", "shop/users", "failed"),
+        ("a", 2, "sqlite", "shop/users", "finished"),
+        ("a", 2, "redis", "test/users", "finished"),
+        ("other", 9, "redis", "shop/users", "finished"),
+    ]
+    for run_id, as_of, store, view, status in places:
+        catalog.record_materialization(
+            snap(catalog, run_id, as_of).id,
+            store=store,
+            feature_view=view,
+            rows=3,
+            started_at=datetime.now(UTC),
+            finished_at=datetime.now(UTC),
+            status=status,
+        )
+
+    found = catalog.materialized("shoppers", store="redis", feature_view="shop/users")
+
+    assert [(one.run_id, one.as_of) for _, one in found] == [("a", 2), ("b", 1), ("a", 1)]
+    assert all(row.snapshot_id == snapshot.id for row, snapshot in found)
+
+
 def test_a_materialization_needs_its_snapshot_and_an_aware_time(catalog: Catalog) -> None:
     """One of an unknown snapshot is refused in a line; a naive moment is the caller's mistake."""
     start(catalog, "a")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unirep_feast.files import atomic_path, sha256
+from unirep_feast.files import atomic_path, locked, sha256
 
 
 def test_a_file_appears_under_its_name(tmp_path: Path) -> None:
@@ -115,6 +115,47 @@ def test_a_kill_leaves_only_a_hidden_name(tmp_path: Path) -> None:
     assert done.returncode == -9
     assert not target.exists()
     assert [path.name.startswith(".data.parquet.") for path in tmp_path.iterdir()] == [True]
+
+
+def test_one_process_at_a_time_holds_a_name(tmp_path: Path) -> None:
+    """Six processes count to thirty in one file without losing a step, and leave no lock."""
+    code = """
+        import sys
+        from pathlib import Path
+        from unirep_feast.files import locked
+        path = Path(sys.argv[1])
+        for _ in range(5):
+            with locked(path):
+                path.write_text(str(int(path.read_text()) + 1))
+    """
+    target = tmp_path / "count"
+    target.write_text("0")
+    command = [sys.executable, "-c", textwrap.dedent(code), target]
+    workers = [subprocess.Popen(command) for _ in range(6)]
+
+    assert [worker.wait() for worker in workers] == [0] * 6
+    assert target.read_text() == "30"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
+    """After kill -9 the next one holds the name at once, and an error lets go as well."""
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from unirep_feast.files import locked
+        with locked(Path(sys.argv[1])):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    target = tmp_path / "data"
+    command = [sys.executable, "-c", textwrap.dedent(code), target]
+
+    assert subprocess.run(command, check=False).returncode == -9
+    with pytest.raises(ValueError, match="no"), locked(target):
+        raise ValueError("no")
+    with locked(target):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sha256_is_of_the_content(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from unirep_feast.config import parse_instant
 from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
@@ -268,3 +271,50 @@ def test_events_may_come_from_the_repo_itself(engine_repo: Any) -> None:
     repo.materialize(store, T1)
 
     repo.expect(store, repo.catalog().promoted("shop").id, T1)
+
+
+def test_a_catalog_with_a_password_is_named_to_the_engine(
+    engine_repo: Any, postgres_url: str
+) -> None:
+    """Its URL is in no tag; the engine's own key brings it back, and all is recorded there."""
+    from unirep_feast.catalog import Catalog
+    from unirep_feast.feature_store.engine import EngineError
+    from unirep_feast.pipeline import train
+
+    url = postgres_url.replace("postgres@", "postgres:secret@")
+    repo = engine_repo()
+    repo.shop.write(catalog=url)
+    run = train(repo.shop.parsed()).run
+    store = repo.store()
+    assert "secret" not in str(store.get_feature_view("shop").tags)
+    with pytest.raises(EngineError, match="there is no catalog at sqlite"):
+        repo.materialize(store, T1)
+
+    repo.engine = {"catalog": url}
+    store = repo.store()
+    repo.materialize(store, T1)
+
+    repo.expect(store, run, T1)
+    assert len(Catalog(url, create=False).lineage(run).materializations) == 1
+
+
+def test_people_see_progress(engine_repo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal two bars are drawn on stderr: encoding, and writing."""
+    repo = engine_repo()
+    repo.train()
+    store = repo.store()
+    import pty
+
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        patch.setenv("COLUMNS", "120")
+        repo.materialize(store, T1)
+        terminal.flush()
+        os.set_blocking(reader, False)
+        shown = os.read(reader, 1 << 20).decode(errors="replace")
+    os.close(reader)
+
+    assert f"shop: encoding as of {T1}" in shown
+    assert "shop: writing to sqlite" in shown
