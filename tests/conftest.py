@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +85,45 @@ class Shop:
 
         return read_spec(self.path)
 
-    def left_overs(self) -> list[Path]:
-        """Files under temporary names."""
-        return [path for path in self.folder.rglob("*") if path.name.endswith(".tmp")]
+    def runs(self) -> list[Any]:
+        """The catalog's runs, latest first."""
+        from unirep_feast.catalog import Catalog
+
+        if not (self.folder / "data/unirep/catalog.db").exists():
+            return []
+        return list(Catalog(self.catalog, create=False).list_runs("shop"))
+
+    def logged(self, kind: str) -> int:
+        """How many records of a kind have been logged, over all runs."""
+        files = (self.home / "runs").glob("*/log.jsonl")
+        lines = [line for file in files for line in file.read_text().splitlines()]
+        return sum(f'"kind": "{kind}"' in line for line in lines)
+
+    def wait_for(self, condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        """Wait until something is there; a process that ends without it fails the test."""
+        deadline = time.monotonic() + 240
+        while not condition():
+            if process.poll() is not None:
+                pytest.fail(f"the process ended: {process.communicate()[1]}")
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def weights(self, run: str) -> dict[str, Any]:
+        """Tensors of the final checkpoint of a run."""
+        from unirep_feast.checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(self.home / "runs" / run / "checkpoints" / "final")
+        return {
+            f"{group}.{name}": value
+            for group in ("encoder", "objective")
+            for name, value in checkpoint.tensors(group).items()
+        }
+
+    def assert_nothing_half_written(self) -> None:
+        """No temporary name, and no parquet that cannot be read."""
+        assert [path for path in self.folder.rglob("*") if path.name.endswith(".tmp")] == []
+        for path in (self.folder / "data").rglob("*.parquet"):
+            pq.read_metadata(path)
 
 
 @pytest.fixture
