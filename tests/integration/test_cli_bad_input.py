@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 
@@ -314,3 +316,90 @@ def test_a_full_disk_is_one_line(shop: Any, refusal: Refusal, cli: Cli) -> None:
     line = refusal(limited(shop, 100_000, "encode", shop.path, "--as-of", T))
     assert "cannot be written: " in line and "File too large" in line
     shop.assert_nothing_half_written()
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+def column(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A change of one column of the log."""
+
+    def changed(events: Any) -> Any:
+        index = events.column_names.index(name)
+        return events.set_column(index, name, change(events[name]))
+
+    return changed
+
+
+def with_nulls(values: Any) -> pa.Array:
+    return pa.array([None, None, *values.to_pylist()[2:]], values.type)
+
+
+def naive(values: Any) -> Any:
+    return values.cast(pa.timestamp("us", tz="UTC")).cast(pa.timestamp("us"))
+
+
+def later(values: Any) -> pa.Array:
+    times = [*values.to_pylist()]
+    times[0] = times[0].replace(year=2900)
+    return pa.array(times, values.type)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda events: events.rename_columns(["u", *events.column_names[1:]]), "'user_id'"),
+        (lambda events: events.drop_columns(["event_timestamp"]), "'event_timestamp'"),
+        (lambda events: events.slice(0, 0), "has no rows"),
+        (column("user_id", with_nulls), "2 with null user_id"),
+        (column("item_id", with_nulls), "2 with null item_id"),
+        (column("event_timestamp", with_nulls), "2 with null event_timestamp"),
+        (column("event_timestamp", naive), "without a time zone"),
+        (column("event_timestamp", lambda c: c.cast(pa.string())), "wanted a timestamp"),
+        (column("user_id", lambda c: c.cast(pa.float64())), "wanted an integer or a string"),
+        (lambda events: events.slice(0, 1), "0 units to train on"),
+    ],
+)
+def test_a_bad_log_is_one_line(
+    shop: Any, cli: Cli, refusal: Refusal, change: Callable[[Any], Any], message: str
+) -> None:
+    """Whatever is wrong with the events: one line that says where, and no finished run."""
+    shop.write(training__until=None)
+    shop.log(change(pq.read_table(shop.folder / "events.parquet")))
+
+    line = refusal(cli("train", shop.path))
+
+    assert message in line
+    assert {run.status for run in shop.runs()} <= {"failed"}
+    shop.assert_nothing_half_written()
+
+
+def test_a_log_that_is_no_parquet_is_one_line(shop: Any, cli: Cli, refusal: Refusal) -> None:
+    """A CSV of that name, and a parquet file cut in half."""
+    path = shop.folder / "events.parquet"
+    content = path.read_bytes()
+
+    for broken in (b"user_id,item_id\n1,2\n", content[: len(content) // 2], b""):
+        path.write_bytes(broken)
+        assert "cannot be read as parquet" in refusal(cli("train", shop.path))
+
+
+def test_events_of_the_future_are_counted(shop: Any, cli: Cli, refusal: Refusal) -> None:
+    """Later than now: refused, or dropped and counted where the spec says so."""
+    shop.write(training__until=None)
+    shop.log(column("event_timestamp", later)(pq.read_table(shop.folder / "events.parquet")))
+
+    assert "1 later than now" in refusal(cli("train", shop.path))
+    dropped = cli("train", shop.path, "--set", "events.drop_future=true")
+    assert dropped.exit_code == 0, dropped.stderr
+    assert "1 (later than now)" in dropped.stderr
+
+
+def test_rows_that_cannot_be_used_are_dropped_when_asked(shop: Any, cli: Cli) -> None:
+    """--drop-invalid counts what it drops, and why."""
+    shop.log(column("user_id", with_nulls)(pq.read_table(shop.folder / "events.parquet")))
+
+    result = cli("train", shop.path, "--drop-invalid")
+
+    assert result.exit_code == 0, result.stderr
+    assert "(null user_id)" in result.stderr.splitlines()[0]
