@@ -129,7 +129,9 @@ class Materializer:
         if not self._is_snapshot_folder(view, spec):
             write_offline(self.config, self.offline_store, view, made.path, as_of)
         if view.online:
+            _refuse_promotion(catalog, run)
             written = self._write_online(view, spec, catalog, run, start, as_of)
+            _refuse_promotion(catalog, run)
             catalog.record_materialization(
                 snapshot.id,
                 store=self._store,
@@ -237,6 +239,17 @@ class Materializer:
                 self._store,
             )
         return report.rows - report.skipped
+
+
+def _refuse_promotion(catalog: Catalog, run: Run) -> None:
+    """Refuse to go on for a run that serves no longer: another process may write the new one."""
+    promoted = catalog.promoted(run.representation)
+    if promoted is None or promoted.id != run.id:
+        other = "no run" if promoted is None else f"run {promoted.id}"
+        raise StoreError(
+            f"{other} serves {run.representation!r} now, run {run.id} did when this began; nothing "
+            "is recorded, materialize again"
+        )
 
 
 def _stale(

@@ -80,10 +80,13 @@ class Repo:
         from unirep_feast.pipeline import train
 
         self.shop.write(**changes)
-        spec = self.shop.parsed()
-        run = train(spec).run
-        self.catalog().promote(run, lambda: point_promoted(spec.home, run))
+        run = train(self.shop.parsed()).run
+        self.promote(run)
         return run
+
+    def promote(self, run: str) -> None:
+        """Let a run serve, as `unirep runs promote` does."""
+        self.catalog().promote(run, lambda: point_promoted(self.shop.home, run))
 
     def catalog(self) -> Catalog:
         return Catalog(self.shop.catalog, create=False)

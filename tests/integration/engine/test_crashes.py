@@ -229,3 +229,34 @@ def test_a_full_disk_for_the_snapshot(engine_repo: Any, monkeypatch: pytest.Monk
     assert len(repo.catalog().snapshots(run)) == 1
     assert repo.left_overs() == []
     assert len(repo.intervals(store)) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_promotion_meanwhile(
+    engine_repo: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A materialize that another run overtook records nothing; the next one leaves one space."""
+    from unirep_feast.feature_store import materializing
+
+    repo = engine_repo()
+    first = repo.train()
+    second = repo.train()
+    repo.promote(first)
+    store = repo.store()
+    name = {"before": "encode", "while": "write_online"}[when]
+    function = getattr(materializing, name)
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        done = function(*arguments, **options)
+        repo.promote(second)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(materializing, name, overtaken)
+        with pytest.raises(StoreError, match=f"run {second} serves 'shop' now, run {first} did"):
+            repo.materialize(store, T1)
+
+    assert repo.recorded() == []
+    assert repo.intervals(store) == []
+    repo.materialize(store, T1)
+    repo.expect(store, second, T1)

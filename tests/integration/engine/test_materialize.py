@@ -157,10 +157,7 @@ def test_another_run_replaces_all_of_the_one_before(any_repo: Any) -> None:
         assert sorted(np.array(everybody)[served.mask.numpy()].tolist()) == sorted(known)
         assert served.reshape().shape == (len(everybody), 1, 4)
 
-        from unirep_feast.snapshot import point_promoted
-
-        home = any_repo.shop.home
-        any_repo.catalog().promote(first, lambda: point_promoted(home, first))
+        any_repo.promote(first)
         store = any_repo.store()
         any_repo.materialize(store, T0)
 
