@@ -184,6 +184,21 @@ def test_epochs_are_passes_over_the_units(world: World) -> None:
     assert records[-1].epoch == records[-1].step / per_epoch
 
 
+@pytest.mark.parametrize(
+    ("ends", "steps"),
+    [({"max_steps": 5000}, 5000), ({"max_steps": None}, None), ({"max_minutes": 9.0}, 1 << 40)],
+)
+def test_a_bare_end_is_the_only_end(
+    world: World, ends: dict[str, float | None], steps: int | None
+) -> None:
+    """`max_steps` or `max_minutes` alone is not cut short; without any end it is 20 epochs."""
+    given = {"epochs": None, "max_steps": None, "max_minutes": None, **ends}
+
+    plan = Trainer(make_trio(world), world.past, config(**given)).plan
+
+    assert plan.total == (20 * plan.steps_per_epoch if steps is None else steps)
+
+
 def test_every_unit_is_seen_once_per_epoch(world: World) -> None:
     """Within an epoch no unit comes twice; the next epoch has another order."""
     plan = Trainer(make_trio(world), world.past, config(batch_size=10)).plan

@@ -152,7 +152,11 @@ class TrainingConfig(Frozen):
     )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=2, description="units per step, over all ranks")
-    epochs: float | None = Field(20, gt=0, description="stop after so many passes over the units")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="stop after so many passes over the units; 20 where no other end is given",
+    )
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps")
     max_minutes: float | None = Field(
         None, gt=0, description="stop after so long; a run stopped by the clock is not repeatable"
@@ -180,8 +184,6 @@ class TrainingConfig(Frozen):
     def _ends(self) -> TrainingConfig:
         if self.validation + self.test >= 1:
             raise ValueError("`validation` + `test` must leave units to train on")
-        if self.epochs is None and self.max_steps is None and self.max_minutes is None:
-            raise ValueError("give `epochs`, `max_steps` or `max_minutes`, or training never ends")
         return self
 
 

@@ -17,6 +17,9 @@ from unirep_feast.splits import shares
 #: Validation looks at so many units at most; more would only cost time.
 _VALIDATION_UNITS = 4096
 
+#: Where the spec names no end: a bare `max_steps` must not be cut short by it.
+DEFAULT_EPOCHS = 20.0
+
 
 class UnitPlan:
     """Deals training units out to steps; a function of seed and step, so it remembers nothing.
@@ -89,8 +92,11 @@ class UnitPlan:
 
     def _total(self, config: TrainingConfig) -> int:
         limits = [config.max_steps or math.inf]
-        if config.epochs is not None:
-            limits.append(max(round(config.epochs * self.steps_per_epoch), 1))
+        epochs = config.epochs
+        if (config.epochs, config.max_steps, config.max_minutes) == (None, None, None):
+            epochs = DEFAULT_EPOCHS
+        if epochs is not None:
+            limits.append(max(round(epochs * self.steps_per_epoch), 1))
         return 1 << 40 if limits == [math.inf] else int(min(limits))
 
 
