@@ -90,7 +90,7 @@ def test_bar_waits_for_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar opens after two seconds, not before, and is told every step from then on."""
     from contextlib import ExitStack, contextmanager
 
-    from unirep_feast.cli import progress
+    from unirep_feast import progress
 
     shown: list[tuple[int, int, str]] = []
 
