@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
 quickstart: install
 	$(BIN)/python examples/quickstart.py $(if $(EVENTS),--events $(EVENTS))
 
-test: install
+test: install docs
 	$(BIN)/python -m pytest
 
 lint: install
@@ -33,9 +33,9 @@ bench: install
 	bash benchmarks/rivals/setup.sh
 	$(BIN)/python benchmarks/compare.py all
 
-# Every code block and doctest in the documentation is run.
+# Examples in docstrings are run; those of the README by tests/integration/test_readme.py.
 docs: install
-	$(BIN)/python -m pytest --doctest-modules unirep_feast plugins/clue/unirep_feast_clue README.md
+	$(BIN)/python -m pytest -q --doctest-modules unirep_feast $(wildcard plugins/*/unirep_feast_*)
 
 clean:
 	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache .hypothesis
