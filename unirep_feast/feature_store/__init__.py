@@ -2,8 +2,9 @@
 
 ``views`` turns a spec into Feast objects for ``feature_repo/*.py``, ``torch_data`` reads user
 vectors back as tensors (``columns`` decodes them), ``source_events`` reads an event log that a
-Feast repo declares, ``online_writer`` fills an online store. Import what you need by module, so
-that ``feast apply`` need not load torch:
+Feast repo declares, ``online_writer`` fills an online store. ``engine`` is what ``batch_engine:``
+names: ``materializing`` encodes a view and writes it with ``offline_writer`` and ``online_writer``,
+fed by ``snapshot_rows``. Import what you need by module:
 
     from unirep_feast.feature_store.views import representation
     from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
