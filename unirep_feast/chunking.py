@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unirep_feast.batch import SequenceBatch, bucket_width
 from unirep_feast.encoder import Encoded, Encoder
 from unirep_feast.errors import ContractError
+from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
 
 _CHUNKS = 4
@@ -121,7 +122,7 @@ class TrioModule(nn.Module):
             self.encoder, self._call[0], steps="steps" in self.objective.requires
         )
         losses: Losses = self.objective(encoder, views)
-        extras = encoder.extras()
+        extras = _over_ranks(encoder.extras())
         penalties = self.encoder.penalties(extras) if extras else {}
         if penalties.keys() & losses.terms.keys():
             raise ContractError(
@@ -129,6 +130,13 @@ class TrioModule(nn.Module):
                 f"{', '.join(sorted(penalties.keys() & losses.terms.keys()))}; rename one"
             )
         return Losses({**losses.terms, **penalties}, losses.metrics)
+
+
+def _over_ranks(extras: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join extras over all ranks, so that a whole-batch term is of the whole batch under DDP."""
+    if not extras:
+        return extras
+    return dict(zip(extras, gather_rows(*extras.values()).tensors, strict=True))
 
 
 def _join(pieces: list[Encoded], order: Tensor, batch: SequenceBatch) -> Encoded:

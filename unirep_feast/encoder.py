@@ -80,7 +80,7 @@ class Encoder(Protocol):
     def penalties(self, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return loss terms over everything encoded in a step, from the gathered ``extras``.
 
-        The host calls it once per step with the extras of all encoded rows (over all chunks), and
-        adds the terms to the loss.
+        The host calls it once per step with the extras of all encoded rows (over all chunks, and
+        over all ranks in a training step under DDP), and adds the terms to the loss.
         """
         ...

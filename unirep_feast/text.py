@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
+from unirep_feast.config import Frozen
 from unirep_feast.errors import CheckpointError, EventsError, UnirepError
 
 Language = Literal["en", "zh", "none"]
@@ -21,6 +23,25 @@ UNK = 1
 FIRST_WORD = 2
 
 Int64s = npt.NDArray[np.int64]
+
+
+class TextSettings(Frozen):
+    """How item texts become words, for encoders that read them."""
+
+    language: Language = Field(
+        "en",
+        description="en stems English words, zh segments Chinese (extra zh), none does neither",
+    )
+    categories: bool = Field(
+        False, description="read the words of an item's categories behind those of its title"
+    )
+    max_size: int | None = Field(
+        50_000, ge=1, description="words that get a code, the most frequent; null: all"
+    )
+    min_count: int = Field(1, ge=1, description="items' occurrences a word needs for a code")
+    max_words: int | None = Field(
+        None, ge=1, description="words read of an item, from the start; null: all"
+    )
 
 
 def tokenize(texts: pa.Array | pa.ChunkedArray, language: Language = "none") -> pa.ListArray:
@@ -51,6 +72,19 @@ def tokenize(texts: pa.Array | pa.ChunkedArray, language: Language = "none") -> 
     if language == "en":
         words = pa.ListArray.from_arrays(words.offsets, _stem(words.values))
     return words
+
+
+def joined(*columns: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Join columns of texts row by row, so that title and categories are read as one text.
+
+    Args:
+        columns: (n,) strings, or lists of strings, of any Arrow string type.
+
+    Returns:
+        (n,) large_string; nulls are read as empty texts.
+    """
+    plain = [pc.fill_null(_strings(column), "") for column in columns]
+    return pc.binary_join_element_wise(*plain, pa.scalar(" ", pa.large_string()))
 
 
 def word_limit(tokens: pa.ListArray, share: float = 0.95) -> int:
