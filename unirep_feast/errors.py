@@ -46,6 +46,10 @@ class SnapshotError(UnirepError):
     """A snapshot cannot be written or read."""
 
 
+class SearchError(UnirepError):
+    """An index cannot be built or read, or a question cannot be answered."""
+
+
 class LeakageError(UnirepError):
     """Vectors as of T would come from a model that has seen events at or after T."""
 
