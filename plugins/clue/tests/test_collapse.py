@@ -11,7 +11,7 @@ from unirep_feast_clue.objective import ClueObjective
 USERS, EVENTS, CODES = 256, 8, 43
 
 
-def _train(steps: int = 150, **switch: bool) -> tuple[float, float]:
+def _train(steps: int = 300, **switch: bool) -> tuple[float, float]:
     """Train on 256 users with random histories; returns loss and spread, means of 20 steps."""
     torch.manual_seed(0)
     codes = torch.randint(3, CODES, (USERS * EVENTS,))
@@ -43,17 +43,14 @@ def test_the_full_model_keeps_users_apart(full: tuple[float, float]) -> None:
     loss, spread = full
 
     assert loss < -0.2
-    assert spread > 0.85
+    assert spread > 0.6
 
 
 @pytest.mark.parametrize("switch", ["stop_gradient", "predictor"])
 def test_either_ablation_collapses(switch: str, full: tuple[float, float]) -> None:
-    """Without one of them the loss looks better, and nearly all users are on one point.
-
-    Batch norm keeps the outputs' mean at 0, so even then a few users stand opposite to all others;
-    2 / sqrt(256) = 0.125 is the least that the spread can come to.
-    """
+    """Without one of them the loss looks better, and all users end on one point."""
     loss, spread = _train(**{switch: False})
 
     assert loss < full[0] - 0.3
-    assert spread < 0.5
+    assert loss < -0.99
+    assert spread < 0.05

@@ -168,14 +168,14 @@ def test_views_are_interchangeable(batch_of: Batches) -> None:
     torch.testing.assert_close(negative_cosine(7 * p, z), negative_cosine(p, 9 * z))
 
 
-def test_heads_are_simsiams() -> None:
-    """Three layers with batch norm each, the last without scale and shift; a bottleneck of two."""
+def test_heads_are_as_wide_as_simsiams() -> None:
+    """Three layers with batch norm each, which all learn scale and shift; a bottleneck of two."""
     objective = ClueObjective(64, ObjectiveSettings())
     shapes = [m.weight.shape for m in objective.projector if isinstance(m, nn.Linear)]
     norms = [m for m in objective.projector if isinstance(m, nn.BatchNorm1d)]
 
     assert shapes == [(256, 64), (256, 256), (256, 256)]
-    assert [norm.affine for norm in norms] == [True, True, False]
+    assert [norm.affine for norm in norms] == [True, True, True]
     assert isinstance(objective.projector[-1], nn.BatchNorm1d)
     assert [m.weight.shape for m in objective.predictor if isinstance(m, nn.Linear)] == [
         (64, 256),

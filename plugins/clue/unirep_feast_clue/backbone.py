@@ -8,6 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+#: Spread of what all users share at the start, [UR] and positions: small beside the items', or it
+#: is most of every user vector, and matching two views of one user teaches little about the user.
+SHARED_STD = 0.02
+
 
 class Backbone(nn.Module, ABC):
     """Reads rows of embedded tokens and never looks ahead, so that right padding is invisible.

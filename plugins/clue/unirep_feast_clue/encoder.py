@@ -12,7 +12,7 @@ from unirep_feast.batch import PAD, UNK, SequenceBatch
 from unirep_feast.encoder import Encoded
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
-from unirep_feast_clue.backbone import Backbone
+from unirep_feast_clue.backbone import SHARED_STD, Backbone
 from unirep_feast_clue.caser import Caser
 from unirep_feast_clue.config import EncoderSettings
 from unirep_feast_clue.gru import GRU
@@ -52,6 +52,7 @@ class ClueEncoder(nn.Module):
         nn.init.normal_(self.tokens.weight, std=settings.dim**-0.5)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
+            self.tokens.weight[codes].normal_(std=SHARED_STD)
         self.backbone = _BACKBONES[settings.backbone](settings)
         steps = {"steps"} if self.backbone.gives_steps else set()
         self.provides = frozenset({"items", "batch_independent"} | steps)

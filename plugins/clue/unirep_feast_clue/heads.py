@@ -10,8 +10,9 @@ class Projector(nn.Sequential):
     """Map user vectors to where views are compared.
 
     "We employ 3 fully connected (FC) layers, equipped with batch normalization (BN) operation for
-    each layer" (section IV-A.1); the last one has no ReLU, and its batch norm learns no scale or
-    shift (Chen & He 2021).
+    each layer" (section IV-A.1); the last one has no ReLU (Chen & He 2021). Its batch norm learns
+    scale and shift as the others do: without a shift no two users could ever come closer than batch
+    norm holds them apart, and the collapse of the ablations would stop half way.
 
     Args:
         dim: numbers per user, K x D.
@@ -30,7 +31,7 @@ class Projector(nn.Sequential):
             nn.BatchNorm1d(width),
             nn.ReLU(inplace=True),
             nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width, affine=False),
+            nn.BatchNorm1d(width),
         )
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirep_feast_clue.backbone import Backbone, at_place
+from unirep_feast_clue.backbone import SHARED_STD, Backbone, at_place
 from unirep_feast_clue.config import EncoderSettings
 from unirep_feast_clue.dropout import Dropout
 
@@ -151,7 +151,7 @@ class SASRec(Backbone):
         )
         self.last = Block(d, settings.heads, rate)
         self.norm = nn.LayerNorm(d)
-        nn.init.normal_(self.positions.weight, std=d**-0.5)
+        nn.init.normal_(self.positions.weight, std=SHARED_STD)
 
     def forward(self, tokens: Tensor, lengths: Tensor, steps: bool) -> tuple[Tensor, Tensor | None]:
         """Encode rows of tokens, see :class:`Backbone`."""
