@@ -460,7 +460,7 @@ def test_lineage_gathers_what_came_of_a_run_and_nothing_else(catalog: Catalog) -
 
 
 def test_what_was_written_to_a_view_of_a_store_comes_latest_first(catalog: Catalog) -> None:
-    """Of every run of the representation, with its snapshot; other stores, views, failures not."""
+    """Of every run of the representation, with its snapshot; other stores and views not."""
     finish(catalog, "a", "b")
     start(catalog, "other", "readers")
     places = [
@@ -485,8 +485,45 @@ def test_what_was_written_to_a_view_of_a_store_comes_latest_first(catalog: Catal
 
     found = catalog.materialized("shoppers", store="redis", feature_view="shop/users")
 
-    assert [(one.run_id, one.as_of) for _, one in found] == [("a", 2), ("b", 1), ("a", 1)]
+    expected = [("a", 2), ("a", 2), ("b", 1), ("a", 1)]
+    assert [(one.run_id, one.as_of) for _, one in found] == expected
+    assert [one.status for one, _ in found] == ["failed", *["finished"] * 3]
     assert all(row.snapshot_id == snapshot.id for row, snapshot in found)
+
+
+def test_a_materialization_that_finishes_closes_those_it_overtook(catalog: Catalog) -> None:
+    """Of other runs at the same place; of its own run, or elsewhere, they go on running."""
+    finish(catalog, "a", "b")
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def begin(run_id: str, store: str = "redis") -> int:
+        return catalog.record_materialization(
+            snap(catalog, run_id, 1).id,
+            store=store,
+            feature_view="shop/users",
+            rows=0,
+            started_at=begun,
+            finished_at=None,
+            status="running",
+        ).id
+
+    killed, elsewhere, twin, last = begin("b"), begin("b", "sqlite"), begin("a"), begin("a")
+    catalog.end_materialization(last, status="finished", rows=3)
+
+    rows = {one.id: one for run in "ab" for one in catalog.lineage(run).materializations}
+    assert {key: row.status for key, row in rows.items()} == {
+        killed: "failed",
+        elsewhere: "running",
+        twin: "running",
+        last: "finished",
+    }
+    assert rows[killed].finished_at == begun
+    assert rows[last].rows == 3
+    catalog.end_materialization(killed, status="failed")
+    later = catalog.lineage("b").materializations[0]
+    assert later.finished_at is not None and later.finished_at > begun
+    with pytest.raises(CatalogError, match="there is no materialization 99"):
+        catalog.end_materialization(99, status="failed")
 
 
 def test_a_materialization_needs_its_snapshot_and_an_aware_time(catalog: Catalog) -> None:

@@ -182,12 +182,12 @@ class Artifacts(Transactions):
         finished_at: datetime | None,
         status: Literal["running", "finished", "failed"] = "finished",
     ) -> Materialization:
-        """Record that a snapshot was written to an online store.
+        """Record that a snapshot is being, or was, written to an online store.
 
         Args:
-            snapshot_id: what was written.
+            snapshot_id: what is written.
             store: the online store's type.
-            feature_view: the view it was written for.
+            feature_view: the view it is written for.
             rows: entities written.
             started_at: aware.
             finished_at: aware; None while it runs.
@@ -211,10 +211,53 @@ class Artifacts(Transactions):
             session.add(materialization)
         return materialization
 
+    def end_materialization(
+        self, materialization_id: int, *, status: Literal["finished", "failed"], rows: int = 0
+    ) -> Materialization:
+        """Record how a materialization that was running ended.
+
+        When one finishes, those of other runs for the same place that still count as running were
+        overtaken: they are closed as failed, as of its beginning. One that lives on none the less
+        records its own, later, end.
+
+        Args:
+            materialization_id: of the one that was recorded as running.
+            status: how it ended.
+            rows: entities written.
+
+        Raises:
+            CatalogError: there is no such materialization.
+        """
+        with self._write() as session:
+            ended = session.get(Materialization, materialization_id)
+            if ended is None:
+                raise CatalogError(
+                    f"there is no materialization {materialization_id} in catalog {self.url}"
+                )
+            ended.status, ended.rows, ended.finished_at = status, rows, utc_now()
+            if status == "finished":
+                run_of = select(Snapshot.run_id).where(Snapshot.id == ended.snapshot_id)
+                others = select(Snapshot.id).where(
+                    Snapshot.run_id != run_of.scalar_subquery(),
+                )
+                session.execute(
+                    update(Materialization)
+                    .where(
+                        Materialization.store == ended.store,
+                        Materialization.feature_view == ended.feature_view,
+                        Materialization.status == "running",
+                        Materialization.snapshot_id.in_(others),
+                    )
+                    .values(status="failed", finished_at=ended.started_at)
+                )
+        return ended
+
     def materialized(
         self, representation: str, *, store: str, feature_view: str
     ) -> Sequence[tuple[Materialization, Snapshot]]:
         """Return what was written to an online store for a view, latest first, of any run.
+
+        Those that failed or still run are among them: they have written some of their rows.
 
         Args:
             representation: whose snapshots.
@@ -229,7 +272,6 @@ class Artifacts(Transactions):
                 Run.representation == representation,
                 Materialization.store == store,
                 Materialization.feature_view == feature_view,
-                Materialization.status == "finished",
             )
             .order_by(Materialization.id.desc())
         )

@@ -7,11 +7,11 @@ was not finished is done again by the next run, with the same result.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -130,16 +130,41 @@ class Materializer:
             write_offline(self.config, self.offline_store, view, made.path, as_of)
         if view.online:
             _refuse_promotion(catalog, run)
-            written = self._write_online(view, spec, catalog, run, start, as_of)
+            self._serve(view, spec, catalog, run, snapshot, start, started)
+
+    def _serve(
+        self,
+        view: FeatureView,
+        spec: RepresentationSpec,
+        catalog: Catalog,
+        run: Run,
+        snapshot: Snapshot,
+        start: int,
+        started: datetime,
+    ) -> None:
+        """Write online, and let the catalog know before and after.
+
+        Before, because a write that is cut short leaves rows: after a promotion, and one back, they
+        are of another space, and whoever materializes next has to know.
+        """
+        before = catalog.materialized(spec.name, store=self._store, feature_view=self._name(view))
+        begun = catalog.record_materialization(
+            snapshot.id,
+            store=self._store,
+            feature_view=self._name(view),
+            rows=0,
+            started_at=started,
+            finished_at=None,
+            status="running",
+        )
+        try:
+            written = self._write_online(view, spec, catalog, run, before, start, snapshot.as_of)
             _refuse_promotion(catalog, run)
-            catalog.record_materialization(
-                snapshot.id,
-                store=self._store,
-                feature_view=self._name(view),
-                rows=written,
-                started_at=started,
-                finished_at=datetime.now(UTC),
-            )
+        except BaseException:
+            with contextlib.suppress(CatalogError):  # the first error is the one to be told
+                catalog.end_materialization(begun.id, status="failed")
+            raise
+        catalog.end_materialization(begun.id, status="finished", rows=written)
 
     def _refuse_leakage(self, view: FeatureView, manifest: Manifest, as_of: int) -> None:
         if as_of < manifest.trained_until and not self.options.allow_model_leakage:
@@ -171,6 +196,7 @@ class Materializer:
         spec: RepresentationSpec,
         catalog: Catalog,
         run: Run,
+        before: Sequence[tuple[Materialization, Snapshot]],
         start: int,
         as_of: int,
     ) -> int:
@@ -186,15 +212,15 @@ class Materializer:
             spec.view.join_key,
             view.batch_source.field_mapping,
         )
-        before = catalog.materialized(spec.name, store=self._store, feature_view=self._name(view))
         # Another run's vectors live in another space: they go, whatever their time.
-        moved = bool(before) and before[0][1].run_id != run.id
-        stale = _stale(spec, before, rows) if moved else pa.array([], rows.users.type)
+        others = _other_runs(before, run)
+        moved = bool(others)
+        stale = _stale(spec, catalog, before, rows) if moved else pa.array([], rows.users.type)
         if moved:
             _logger.info(
                 "%s: vectors of run %s are replaced by those of run %s",
                 view.name,
-                before[0][1].run_id,
+                ", ".join(others),
                 run.id,
             )
         total, given = len(rows) + len(stale), 0
@@ -252,24 +278,55 @@ def _refuse_promotion(catalog: Catalog, run: Run) -> None:
         )
 
 
+def _other_runs(before: Sequence[tuple[Materialization, Snapshot]], run: Run) -> list[str]:
+    """Name the other runs that may have rows in the store, given what was written, latest first.
+
+    After a materialization of a run that finished there are none, but for those that went on
+    beside it or came later, whether they finished or not.
+    """
+    pure = next(
+        (one for one, of in before if of.run_id == run.id and one.status == "finished"), None
+    )
+    found = [
+        of.run_id
+        for one, of in before
+        if of.run_id != run.id
+        and (
+            pure is None
+            or one.id > pure.id
+            or one.finished_at is None
+            or one.finished_at > pure.started_at
+        )
+    ]
+    return list(dict.fromkeys(found))
+
+
 def _stale(
     spec: RepresentationSpec,
+    catalog: Catalog,
     before: Sequence[tuple[Materialization, Snapshot]],
     rows: LatestRows,
 ) -> pa.Array:
-    """Users who were ever served and for whom there is no row now."""
+    """Users who may ever have been served and for whom there is no row now."""
     known = rows.users
     found = pa.array([], known.type)
-    for snapshot in {snapshot.id: snapshot for _, snapshot in before}.values():
-        path: Path = snapshot_path(spec.home, snapshot.run_id, snapshot.as_of)
-        if not path.exists():
-            _logger.warning("%s is gone: users whom only it served keep their vectors", path)
-            continue
-        users = read_users(path, spec.view.join_key)
-        if users.type == known.type:
-            users = users.filter(pc.invert(pc.is_in(users, value_set=known)))
-            users = users.filter(pc.invert(pc.is_in(users, value_set=found)))
-            found = pa.concat_arrays([found, users])
+    latest: dict[str, int] = {}
+    for _, of in before:
+        latest[of.run_id] = max(of.as_of, latest.get(of.run_id, of.as_of))
+    for run, as_of in latest.items():
+        for snapshot in catalog.snapshots(run):
+            # Earlier ones too: an interval takes users that left the encoder's window from them.
+            if snapshot.entity != spec.view.entity or snapshot.as_of > as_of:
+                continue
+            path = snapshot_path(spec.home, run, snapshot.as_of)
+            if not path.exists():
+                _logger.warning("%s is gone: users whom only it served keep their vectors", path)
+                continue
+            users = read_users(path, spec.view.join_key)
+            if users.type == known.type:
+                users = users.filter(pc.invert(pc.is_in(users, value_set=known)))
+                users = users.filter(pc.invert(pc.is_in(users, value_set=found)))
+                found = pa.concat_arrays([found, users])
     return found
 
 

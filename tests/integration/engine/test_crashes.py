@@ -66,7 +66,7 @@ MOMENTS = {
     ),
     "before the catalog hears of it": (
         "unirep_feast.catalog",
-        "Catalog.record_materialization",
+        "Catalog.end_materialization",
         1,
         True,
     ),
@@ -260,3 +260,57 @@ def test_a_promotion_meanwhile(
     assert repo.intervals(store) == []
     repo.materialize(store, T1)
     repo.expect(store, second, T1)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgres"])
+def test_what_an_overtaken_run_left_is_replaced(
+    engine_repo: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A new run whose materialize breaks off in the middle, then a rollback to an earlier time:
+    no vector of the broken one stays, though it is newer."""
+    from unirep_feast.feature_store import snapshot_rows
+
+    repo = engine_repo(kind)
+    first = repo.train()
+    second = repo.train()
+    repo.promote(first)
+    store = repo.store()
+    if kind == "sqlite":  # otherwise it is one transaction, and nothing is left
+        store.config.materialization_config.online_write_batch_size = 5
+    if kind == "postgres":
+        from unirep_feast.feature_store.online_writer import generic_writer
+
+        monkeypatch.setattr(generic_writer, "SLICE_ROWS", 5)
+    repo.materialize(store, T0)
+    repo.promote(second)
+    renamed, batches = snapshot_rows.LatestRows._renamed, 0
+
+    def breaking(self: Any, batch: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 20:
+            raise RuntimeError("lightning")
+        return renamed(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot_rows.LatestRows, "_renamed", breaking)
+        patch.setattr(snapshot_rows, "BATCH_BYTES", 1)
+        with pytest.raises(RuntimeError, match="lightning"):
+            repo.materialize(store, T1)
+    ids, new = repo.snapshot(second, T1)
+    served, mask = repo.lying_online(store, ids)
+    is_new = (served == new[mask]).all(axis=1)
+    assert 0 < is_new.sum() < len(is_new)
+
+    repo.promote(first)
+    repo.materialize(store, T0)
+
+    repo.expect(store, first, T0)
+    known, _ = repo.snapshot(first, T0)
+    _, mask = repo.lying_online(store, ids)
+    assert [user for user, there in zip(ids, mask, strict=True) if there] == known
+    repo.materialize(store, T1)
+    repo.expect(store, first, T1)
+    assert [row[0] for row in repo.recorded()] == [T0, T0, T1]
+    if kind == "postgres":
+        store.teardown()

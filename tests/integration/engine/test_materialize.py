@@ -315,3 +315,27 @@ def test_people_see_progress(engine_repo: Any, monkeypatch: pytest.MonkeyPatch) 
 
     assert f"shop: encoding as of {T1}" in shown
     assert "shop: writing to sqlite" in shown
+
+
+def test_users_of_earlier_snapshots_of_another_run_go_too(any_repo: Any) -> None:
+    """One materialize may serve users of several snapshots; after a promotion all of them who are
+    unknown to the new run lose their vectors, not only those of the snapshot it was recorded as."""
+    from unirep_feast.pipeline import encode
+
+    settings = {"max_days": 12.0, "max_events": None}
+    first = any_repo.train(encoder__settings=settings)
+    encode(any_repo.shop.parsed(), parse_instant(T0))
+    store = any_repo.store()
+    try:
+        any_repo.materialize(store, T2)
+        gone = set(any_repo.snapshot(first, T0)[0]) - set(any_repo.snapshot(first, T2)[0])
+        assert gone
+        assert online_user_vectors(store, "shop", sorted(gone)).mask.all()
+        second = any_repo.train()
+
+        any_repo.materialize(store, T2)
+
+        any_repo.expect(store, second, T2)
+        assert not online_user_vectors(store, "shop", sorted(gone)).mask.any()
+    finally:
+        store.teardown()
