@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from unirep_feast.catalog import Catalog
+from unirep_feast.catalog import Catalog, VectorIndex
 from unirep_feast.catalog.models import Base, Run
 from unirep_feast.errors import CatalogError
 
@@ -431,11 +431,59 @@ def test_snapshots_are_apart_by_run_moment_and_entity(catalog: Catalog) -> None:
     ]
 
 
+def add_index(catalog: Catalog, snapshot_id: int, **changes: Any) -> VectorIndex:
+    values: dict[str, Any] = {
+        "metric": "cosine",
+        "path": "i.ann",
+        "checksum": "c",
+        "size": 2**40,
+        "n_trees": 16,
+        "search_k": 2**33,
+        "recall": 0.96,
+        "recall_wanted": 0.95,
+        "recall_at": 100,
+    }
+    return catalog.add_index(snapshot_id, **{**values, **changes})
+
+
+def test_an_index_is_found_by_snapshot_and_metric_and_replaced(catalog: Catalog) -> None:
+    """A snapshot has one index per metric; building it again replaces it, others stay."""
+    finish(catalog, "a")
+    first, second = snap(catalog, "a", 1).id, snap(catalog, "a", 2).id
+    add_index(catalog, first)
+    add_index(catalog, first, metric="l2")
+    add_index(catalog, second, path="second.ann")
+
+    again = add_index(catalog, first, checksum="d", recall=0.5)
+
+    found = catalog.index(first, "cosine")
+    assert found is not None and found.id == again.id
+    assert (found.checksum, found.recall, found.size, found.search_k) == ("d", 0.5, 2**40, 2**33)
+    assert found.created_at.tzinfo is not None
+    assert catalog.index(first, "inner_product") is None
+    assert [(one.snapshot_id, one.metric) for one in catalog.lineage("a").indexes] == [
+        (first, "l2"),
+        (second, "cosine"),
+        (first, "cosine"),
+    ]
+
+
+def test_an_index_needs_its_snapshot_and_a_known_metric(catalog: Catalog) -> None:
+    """No index of nothing, and none of a metric that nobody can search by."""
+    finish(catalog, "a")
+
+    with pytest.raises(CatalogError, match="there is no snapshot 7 in catalog"):
+        add_index(catalog, 7)
+    with pytest.raises(IntegrityError):
+        add_index(catalog, snap(catalog, "a", 1).id, metric="hamming")
+
+
 def test_lineage_gathers_what_came_of_a_run_and_nothing_else(catalog: Catalog) -> None:
-    """A run comes with its own checkpoints, snapshots, materializations and promotions."""
+    """A run comes with its own checkpoints, snapshots, indexes, materializations, promotions."""
     finish(catalog, "a", "b", "c")
     for run_id in "ab":
         catalog.add_checkpoint(run_id, step=1, path="p", checksum="c")
+        add_index(catalog, snap(catalog, run_id, 1).id, path=f"{run_id}.ann")
         catalog.record_materialization(
             snap(catalog, run_id, 1).id,
             store="redis",
@@ -451,6 +499,7 @@ def test_lineage_gathers_what_came_of_a_run_and_nothing_else(catalog: Catalog) -
     assert lineage.run.id == "a"
     assert [one.run_id for one in lineage.checkpoints] == ["a"]
     assert [one.run_id for one in lineage.snapshots] == ["a"]
+    assert [one.path for one in lineage.indexes] == ["a.ann"]
     assert [one.feature_view for one in lineage.materializations] == ["view_a"]
     assert lineage.materializations[0].started_at == lineage.materializations[0].finished_at
     assert [(one.run_id, one.previous_run_id) for one in lineage.promotions] == [

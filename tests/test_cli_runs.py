@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from unirep_feast.catalog import Catalog, connect
+from unirep_feast.catalog import Catalog, connect, schema
 from unirep_feast.cli import db, main, runs
 from unirep_feast.errors import CatalogError
 
@@ -170,6 +170,18 @@ def full_run(catalog: Catalog, home: Path) -> None:
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         finished_at=datetime(2026, 1, 2, tzinfo=UTC),
     )
+    catalog.add_index(
+        snapshot.id,
+        metric="cosine",
+        path="indexes/2019.ann",
+        checksum="1dea",
+        size=4096,
+        n_trees=16,
+        search_k=800,
+        recall=0.96875,
+        recall_wanted=0.95,
+        recall_at=100,
+    )
     for run_id in ("20261121-ab", "20261122-cd"):
         catalog.promote(run_id)
 
@@ -192,6 +204,7 @@ def test_show_tells_the_whole_story_of_a_run(catalog: Catalog, home: Path, url: 
     assert ["50", "-0.875", "yes", "ckpt/50", "c0ffee"] in starts
     assert ["2019-12-31T23:59:59.999999Z", "user", "34", "2", "x"] in starts
     assert any("redis/shoppers" in line and "snapshots/2019.parquet" in line for line in told)
+    assert any("0.969" in line and "indexes/2019.ann" in line for line in told)
     assert any(line[-2:] == ["(model", "leakage)"] for line in told)
     assert any(line[1:] == ["20261121-ab", "-"] for line in told)
     assert any(line[1:] == ["20261122-cd", "20261121-ab"] for line in told)
@@ -215,6 +228,7 @@ def test_show_can_be_read_by_a_script(catalog: Catalog, home: Path, url: str) ->
     assert told["plugins"]["encoder"]["version"] == "1.2"
     assert [one["step"] for one in told["checkpoints"]] == [50]
     assert told["snapshots"][0]["as_of"] == "2019-12-31T23:59:59.999999Z"
+    assert told["indexes"][0]["recall"] == 0.96875
     assert told["materializations"][0]["store"] == "redis"
     assert [one["run_id"] for one in told["promotions"]] == ["20261121-ab", "20261122-cd"]
 
@@ -293,15 +307,15 @@ def test_db_upgrades_and_says_where_it_is(url: str, tmp_path: Path) -> None:
         assert result.exception is None
         return result.stdout
 
-    assert call("current") == f"catalog {url}: empty, found none, wanted 0001\n"
+    assert call("current") == f"catalog {url}: empty, found none, wanted {schema.HEAD}\n"
     assert list(tmp_path.iterdir()) == []
-    assert call("upgrade") == f"catalog {url} is at revision 0001 now; it was empty\n"
-    assert call("upgrade") == f"catalog {url} was at revision 0001 already\n"
+    assert call("upgrade") == f"catalog {url} is at revision {schema.HEAD} now; it was empty\n"
+    assert call("upgrade") == f"catalog {url} was at revision {schema.HEAD} already\n"
     assert json.loads(call("current", "--json")) == {
         "catalog": url,
         "state": "current",
-        "found": "0001",
-        "wanted": "0001",
+        "found": schema.HEAD,
+        "wanted": schema.HEAD,
     }
 
 
@@ -312,7 +326,7 @@ def test_db_current_tells_of_a_newer_database(url: str, catalog: Catalog) -> Non
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
     seen = CliRunner().invoke(db.command, ["current", "--catalog", url])
-    assert seen.stdout == f"catalog {url}: newer, found 9999, wanted 0001\n"
+    assert seen.stdout == f"catalog {url}: newer, found 9999, wanted {schema.HEAD}\n"
     refused = CliRunner().invoke(db.command, ["upgrade", "--catalog", url])
     assert isinstance(refused.exception, CatalogError)
 

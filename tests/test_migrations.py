@@ -21,12 +21,15 @@ from unirep_feast.catalog import Catalog, connect, schema
 from unirep_feast.catalog.models import Base
 from unirep_feast.errors import CatalogError
 
-SECOND = """
+HEAD = schema.HEAD
+NEXT = f"{int(HEAD) + 1:04d}"
+
+LATER = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 
 
 def upgrade():
@@ -57,12 +60,12 @@ def engine(url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Call it a later version of the package, with a second revision that rebuilds a table."""
+    """Call it a later version of the package, with one more revision that rebuilds a table."""
     folder = tmp_path / "migrations"
     shutil.copytree(schema.migrations_folder(), folder)
-    (folder / "versions" / "0002_second.py").write_text(SECOND)
+    (folder / "versions" / f"{NEXT}_later.py").write_text(LATER)
     monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", NEXT)
 
 
 def run_alembic(engine: Engine, name: str, *arguments: str) -> None:
@@ -180,15 +183,16 @@ def test_a_database_taken_down_to_nothing_counts_as_empty(url: str, engine: Engi
 @pytest.mark.usefixtures("next_version")
 def test_a_stale_database_is_refused_with_the_command(url: str, engine: Engine) -> None:
     """An older revision is refused in one line: what was found, what is wanted, what to run."""
-    run_alembic(engine, "upgrade", "0001")
+    run_alembic(engine, "upgrade", HEAD)
 
     with pytest.raises(CatalogError) as caught:
         Catalog(url)
 
     assert str(caught.value) == (
-        f"catalog {url} is at revision 0001, wanted 0002; run `unirep db upgrade --catalog {url}`"
+        f"catalog {url} is at revision {HEAD}, wanted {NEXT}; run `unirep db upgrade --catalog "
+        f"{url}`"
     )
-    assert schema.current(url) == schema.SchemaState("stale", "0001")
+    assert schema.current(url) == schema.SchemaState("stale", HEAD)
 
 
 def test_upgrading_keeps_every_row(
@@ -200,15 +204,15 @@ def test_upgrading_keeps_every_row(
     catalog.add_checkpoint("a", step=7, path="p", checksum="c", best=True)
     request.getfixturevalue("next_version")
 
-    assert schema.upgrade(url) == schema.SchemaState("stale", "0001")
-    assert schema.upgrade(url) == schema.SchemaState("current", "0002")
+    assert schema.upgrade(url) == schema.SchemaState("stale", HEAD)
+    assert schema.upgrade(url) == schema.SchemaState("current", NEXT)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT id, note FROM runs")).all() == [("a", "none")]
         assert "uq_runs_promoted" in {
             one["name"] for one in inspect(connection).get_indexes("runs")
         }
-    run_alembic(engine, "downgrade", "0001")
-    run_alembic(engine, "upgrade", "0002")
+    run_alembic(engine, "downgrade", HEAD)
+    run_alembic(engine, "upgrade", NEXT)
 
     assert [one.step for one in Catalog(url).checkpoints("a")] == [7]
 
@@ -216,16 +220,16 @@ def test_upgrading_keeps_every_row(
 @pytest.mark.usefixtures("next_version")
 def test_a_failing_upgrade_changes_nothing(url: str, engine: Engine, tmp_path: Path) -> None:
     """A revision that fails half-way leaves the database as it was."""
-    run_alembic(engine, "upgrade", "0001")
+    run_alembic(engine, "upgrade", HEAD)
     before = tables(engine)
-    broken = SECOND.replace("def downgrade", '    op.execute("SELECT nonsense")\n\n\ndef downgrade')
-    (tmp_path / "migrations" / "versions" / "0002_second.py").write_text(broken)
+    broken = LATER.replace("def downgrade", '    op.execute("SELECT nonsense")\n\n\ndef downgrade')
+    (tmp_path / "migrations" / "versions" / f"{NEXT}_later.py").write_text(broken)
 
     with pytest.raises(CatalogError, match="nonsense"):
         schema.upgrade(url)
 
     assert tables(engine) == before
-    assert schema.current(url) == schema.SchemaState("stale", "0001")
+    assert schema.current(url) == schema.SchemaState("stale", HEAD)
     with engine.connect() as connection:
         assert "note" not in {one["name"] for one in inspect(connection).get_columns("runs")}
 
@@ -243,7 +247,7 @@ def test_a_newer_database_is_refused(url: str, engine: Engine, open_it: type[Cat
     assert schema.current(url).kind == "newer"
 
 
-@pytest.mark.parametrize("revision", [None, "abc123", "0001"])
+@pytest.mark.parametrize("revision", [None, "abc123", HEAD])
 @pytest.mark.parametrize("open_it", [Catalog, schema.upgrade])
 def test_a_foreign_database_is_refused_and_left_alone(
     url: str, engine: Engine, tmp_path: Path, open_it: type[Catalog], revision: str | None

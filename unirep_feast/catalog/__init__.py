@@ -1,18 +1,26 @@
 """The catalog: which run made which checkpoint and snapshot, which one serves, and where it went.
 
 ``models`` has the tables, ``connect`` gets to the database, ``schema`` keeps it at the latest
-revision, ``runs`` and ``artifacts`` are what the rest of the package asks.
+revision, ``runs``, ``artifacts`` and ``indexes`` are what the rest of the package asks.
 """
 
 from __future__ import annotations
 
 from unirep_feast.catalog.artifacts import Artifacts, Lineage
 from unirep_feast.catalog.connect import default_catalog_url
-from unirep_feast.catalog.models import Checkpoint, Materialization, Promotion, Run, Snapshot
+from unirep_feast.catalog.indexes import Indexes
+from unirep_feast.catalog.models import (
+    Checkpoint,
+    Materialization,
+    Promotion,
+    Run,
+    Snapshot,
+    VectorIndex,
+)
 from unirep_feast.catalog.runs import Runs
 
 
-class Catalog(Runs, Artifacts):
+class Catalog(Runs, Artifacts, Indexes):
     """The record of every arrow from run to online store.
 
     Safe to share between threads and processes: a call is one transaction on a connection of its
@@ -36,5 +44,6 @@ __all__ = [
     "Promotion",
     "Run",
     "Snapshot",
+    "VectorIndex",
     "default_catalog_url",
 ]

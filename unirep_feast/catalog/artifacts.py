@@ -14,7 +14,14 @@ from typing import Literal
 
 from sqlalchemy import delete, select, update
 
-from unirep_feast.catalog.models import Checkpoint, Materialization, Promotion, Run, Snapshot
+from unirep_feast.catalog.models import (
+    Checkpoint,
+    Materialization,
+    Promotion,
+    Run,
+    Snapshot,
+    VectorIndex,
+)
 from unirep_feast.catalog.transactions import Transactions, utc_now
 from unirep_feast.config import format_instant
 from unirep_feast.errors import CatalogError
@@ -27,6 +34,7 @@ class Lineage:
     run: Run
     checkpoints: Sequence[Checkpoint]
     snapshots: Sequence[Snapshot]
+    indexes: Sequence[VectorIndex]
     materializations: Sequence[Materialization]
     promotions: Sequence[Promotion]
 
@@ -279,12 +287,12 @@ class Artifacts(Transactions):
             return [(one, snapshot) for one, snapshot in session.execute(query)]
 
     def lineage(self, run_id: str) -> Lineage:
-        """Return a run with its checkpoints, snapshots, materializations and promotions."""
+        """Return a run with its checkpoints, snapshots, indexes, materializations, promotions."""
         involved = (Promotion.run_id == run_id) | (Promotion.previous_run_id == run_id)
         snapshots = select(Snapshot).where(Snapshot.run_id == run_id)
-        written = select(Materialization).where(
-            Materialization.snapshot_id.in_(snapshots.with_only_columns(Snapshot.id))
-        )
+        of_run = snapshots.with_only_columns(Snapshot.id)
+        built = select(VectorIndex).where(VectorIndex.snapshot_id.in_(of_run))
+        written = select(Materialization).where(Materialization.snapshot_id.in_(of_run))
         steps = select(Checkpoint).where(Checkpoint.run_id == run_id).order_by(Checkpoint.step)
         with self._read() as session:
             return Lineage(
@@ -293,6 +301,7 @@ class Artifacts(Transactions):
                 snapshots=session.scalars(
                     snapshots.order_by(Snapshot.entity, Snapshot.as_of)
                 ).all(),
+                indexes=session.scalars(built.order_by(VectorIndex.id)).all(),
                 materializations=session.scalars(written.order_by(Materialization.id)).all(),
                 promotions=session.scalars(
                     select(Promotion).where(involved).order_by(Promotion.id)

@@ -1,4 +1,4 @@
-"""The catalog's tables: one class each, from run to materialization.
+"""The catalog's tables: one class each, from run to index and materialization.
 
 Rows leave the catalog detached from any session: they are read, never written back. There are no
 relationships to walk, so reading one cannot reach for a session that is gone.
@@ -144,6 +144,29 @@ class Snapshot(Base):
     num_vectors: Mapped[int]  # K
     dim: Mapped[int]  # D
     allow_model_leakage: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class VectorIndex(Base):
+    """A search index of one snapshot, and so of one run: a file that can be built again."""
+
+    __tablename__ = "indexes"
+    __table_args__ = (
+        CheckConstraint("metric IN ('cosine', 'inner_product', 'l2')", "metric"),
+        UniqueConstraint("snapshot_id", "metric"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    snapshot_id: Mapped[int] = mapped_column(ForeignKey("snapshots.id"))
+    metric: Mapped[str]
+    path: Mapped[str]
+    checksum: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes
+    n_trees: Mapped[int]
+    search_k: Mapped[int] = mapped_column(BigInteger)
+    recall: Mapped[float]  # measured against exact search when it was built
+    recall_wanted: Mapped[float]
+    recall_at: Mapped[int]  # M of recall@M
     created_at: Mapped[datetime]
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: The latest revision. Written down so that looking at a good catalog never loads Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 _VERSIONS = "alembic_version"
 _OURS = frozenset({"runs", "checkpoints", "snapshots"})

@@ -32,6 +32,7 @@ def lineage_object(lineage: Lineage) -> dict[str, Any]:
         "spec": json.loads(lineage.run.spec),
         "checkpoints": [_row_object(row) for row in lineage.checkpoints],
         "snapshots": [_row_object(row) for row in lineage.snapshots],
+        "indexes": [_row_object(row) for row in lineage.indexes],
         "materializations": [_row_object(row) for row in lineage.materializations],
         "promotions": [_row_object(row) for row in lineage.promotions],
     }
@@ -101,6 +102,18 @@ def print_lineage(lineage: Lineage) -> None:
             for row in lineage.snapshots
             if row.allow_model_leakage
         ],
+    )
+    of = {row.id: f"{row.entity} as of {_instant(row.as_of)}" for row in lineage.snapshots}
+    _section(
+        console,
+        _table("index of", "metric", "recall", "trees", "search_k", "bytes", "path", "checksum"),
+        (
+            [
+                *(of[row.snapshot_id], row.metric, f"{row.recall:.3f} at {row.recall_at}"),
+                *(row.n_trees, row.search_k, row.size, row.path, row.checksum),
+            ]
+            for row in lineage.indexes
+        ),
     )
     _section(
         console,
