@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast import snapshot
 from unirep_feast.config import parse_instant
 from unirep_feast.errors import SnapshotError
 from unirep_feast.files import sha256
@@ -32,6 +31,7 @@ from unirep_feast.snapshot import (
     snapshot_path,
     write_plain,
     write_snapshot,
+    writing,
 )
 
 T = parse_instant("2020-03-01")
@@ -161,7 +161,7 @@ def test_blocks_are_cut_where_offsets_would_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list column has 32-bit offsets: larger blocks are written in pieces, with equal content."""
-    monkeypatch.setattr(snapshot, "_MOST_NUMBERS", 20)  # three users of six numbers
+    monkeypatch.setattr(writing, "MOST_NUMBERS", 20)  # three users of six numbers
     whole = block(0, 10, slots=2)
 
     written = write(tmp_path / "s.parquet", [whole])

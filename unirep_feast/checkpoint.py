@@ -40,6 +40,7 @@ class Manifest:
         num_vectors: K.
         dim: D.
         depends_on_as_of: whether the encoder's vectors change with the as-of time alone.
+        provides_items: whether the encoder has item vectors.
         trainer: the fit loop's own state: best loss, patience, seconds spent; at the end what the
             training came to.
         files: SHA-256 of every other file by name.
@@ -55,6 +56,7 @@ class Manifest:
     num_vectors: int
     dim: int
     depends_on_as_of: bool
+    provides_items: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -209,12 +209,36 @@ SNAPSHOT_COLUMNS = (
 
 
 class ViewConfig(Frozen):
-    """What the Feast side looks like."""
+    """What is published, and what the Feast side looks like."""
 
     entity: str = Field("user", description="name of the Feast entity")
     join_key: str = Field("user_id", description="its join key, and the id column of snapshots")
     key_type: Literal["auto", "int64", "string"] = Field(
         "auto", description="type of user ids; auto: as in the snapshots, else as in the event log"
+    )
+    items: bool | Literal["auto"] = Field(
+        "auto",
+        description="true: snapshots of item vectors, and a view of them; auto: snapshots alone, "
+        "if the encoder provides items; false: neither",
+    )
+    item_entity: str = Field("item", description="name of the Feast entity of items")
+    item_key: str = Field("item_id", description="its join key, and the id column of snapshots")
+    item_key_type: Literal["auto", "int64", "string"] = Field(
+        "auto", description="type of item ids; auto: as in the snapshots, else as in the event log"
+    )
+    per_interest: bool = Field(
+        False, description="one more view with a row per user and interest, each of one vector"
+    )
+    interest_key: str = Field(
+        "interest", description="name of the second entity of that view, and its join key"
+    )
+    dim: int | None = Field(
+        None,
+        ge=1,
+        description="D that readers count on; a run with another is refused. null: the run's",
+    )
+    metric: Literal["cosine", "l2", "inner_product"] = Field(
+        "cosine", description="what stores that search vectors compare by"
     )
     ttl_days: float | None = Field(
         None, gt=0, description="how long a vector is valid; null: always"
@@ -225,10 +249,26 @@ class ViewConfig(Frozen):
     tags: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _free_join_key(self) -> ViewConfig:
-        if self.join_key in SNAPSHOT_COLUMNS:
+    def _free_keys(self) -> ViewConfig:
+        keys = {name: getattr(self, name) for name in ("join_key", "item_key", "interest_key")}
+        for name, key in keys.items():
+            if key in SNAPSHOT_COLUMNS:
+                raise ValueError(f"`{name}` is {key!r}, a column of every snapshot; name another")
+        if self.items is not True:
+            keys.pop("item_key")
+        if not self.per_interest:
+            keys.pop("interest_key")
+        if len(set(keys.values())) < len(keys):
             raise ValueError(
-                f"`join_key` is {self.join_key!r}, a column of every snapshot; name another"
+                f"{', '.join(f'`{name}` is {key!r}' for name, key in keys.items())}; give each a "
+                "name of its own"
+            )
+        entities = [self.entity, self.item_entity] if self.items is True else [self.entity]
+        entities += [self.interest_key] if self.per_interest else []
+        if len(set(entities)) < len(entities):
+            raise ValueError(
+                f"the entities `entity`, `item_entity` and `interest_key` are called "
+                f"{', '.join(map(repr, entities))}; give each a name of its own"
             )
         return self
 

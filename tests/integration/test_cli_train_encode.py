@@ -75,7 +75,8 @@ def test_the_whole_flow(shop: Any, unirep: Unirep) -> None:
     assert (metadata[RUN], metadata[LEAKAGE]) == (run.encode(), b"0")
     assert snapshot["users"] == table.num_rows == 57
     assert snapshot["existed"] is False
-    (recorded,) = Catalog(shop.catalog).snapshots(run)
+    items, recorded = Catalog(shop.catalog).snapshots(run)
+    assert (items.entity, recorded.entity) == ("item", "user")
     assert (recorded.path, recorded.rows) == (str(path.resolve()), 57)
     assert not recorded.allow_model_leakage
     assert (
@@ -93,7 +94,7 @@ def test_the_whole_flow(shop: Any, unirep: Unirep) -> None:
     assert np.isfinite(vectors).all()
     assert ids.equals(table["user_id"].combine_chunks())
     assert (vectors == read_vectors(path)[1]).all()
-    assert len(Catalog(shop.catalog).snapshots(run)) == 1  # --out records nothing
+    assert len(Catalog(shop.catalog).snapshots(run)) == 2  # --out records nothing
     stamp = path.stat().st_mtime_ns
 
     again = unirep("encode", "shop.yaml", "--as-of", T, cwd=shop.folder)
@@ -234,8 +235,8 @@ def test_model_leakage_is_refused_or_recorded(shop: Any, cli: Cli, refusal: Refu
 
     allowed = cli("encode", shop.path, "--as-of", "2020-02-01", "--allow-model-leakage", "--json")
     path = json.loads(allowed.stdout)[0]["path"]
-    (row,) = Catalog(shop.catalog).snapshots(run)
-    assert row.allow_model_leakage
+    rows = Catalog(shop.catalog).snapshots(run)
+    assert [row.allow_model_leakage for row in rows] == [True, True]
     assert pq.read_schema(path).metadata[LEAKAGE] == b"1"
     exactly = cli("encode", shop.path, "--as-of", "2020-03-01")
     assert exactly.exit_code == 0

@@ -48,7 +48,11 @@ def command(
     incremental: bool,
     as_json: bool,
 ) -> None:
-    """Write a snapshot of all users' vectors as of a time, from events strictly before it."""
+    """Write a snapshot of all users' vectors as of a time, from events strictly before it.
+
+    Beside it, where the encoder has them, one of the vectors of all items seen by then (see
+    `view.items` in the spec), and one with a row per interest (`view.per_interest`).
+    """
     from unirep_feast.config import format_instant
     from unirep_feast.pipeline import encode
     from unirep_feast.progress import bar
@@ -80,6 +84,10 @@ def command(
                 "dim": result.dim,
                 "existed": result.existed,
                 "carried": result.carried,
+                **{
+                    name: None if part is None else {"path": str(part.path), "rows": part.rows}
+                    for name, part in (("items", result.items), ("interests", result.interests))
+                },
             }
         )
         if not as_json:
@@ -88,5 +96,8 @@ def command(
                 f"{format_instant(when)}, run {result.run}"
                 + (" (was there already)" if result.existed else "")
             )
+            for name, part in (("items", result.items), ("interests", result.interests)):
+                if part is not None:
+                    click.echo(f"{part.path}: {part.rows:,} {name} x {result.dim}")
     if as_json:
         click.echo(json.dumps(results))

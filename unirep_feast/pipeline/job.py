@@ -21,6 +21,7 @@ from unirep_feast.errors import CatalogError, TrainingError
 from unirep_feast.files import sha256
 from unirep_feast.items import Vocabulary
 from unirep_feast.pipeline.loading import Notify, checkpoint_folder
+from unirep_feast.pipeline.publishing import check_publishable
 from unirep_feast.pipeline.run_log import RunLog
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import point_promoted
@@ -124,6 +125,7 @@ class Job:
             self.prepared = prepare_encoder(self.choice, self.vocabulary, self.sequences, self._fit)
         seed_everything(self.spec.training.seed)
         self.trio = build_trio(self.choice, self.vocabulary, self.sequences.items, self.prepared)
+        check_publishable(self.spec, self.trio.encoder, self.trio.name("encoder"))
         if not self.choice.trains:
             encoder = self.trio.encoder
             assert isinstance(encoder, nn.Module)  # noqa: S101
@@ -173,6 +175,7 @@ class Job:
             num_vectors=encoder.num_vectors,
             dim=encoder.dim,
             depends_on_as_of=encoder.depends_on_as_of,
+            provides_items="items" in encoder.provides,
             trainer=state,
         )
         folder = self.folder / "checkpoints" / (_FINAL if final else f"step-{step:08d}")

@@ -29,7 +29,7 @@ class EncoderSettings(Settings):
     independent: bool = True  # declared, so that the host may chunk
     slots: bool = False
     ages: bool = False  # a vector changes with the as-of time alone
-    fails: Literal["", "shape", "slots", "nan", "raise", "type"] = ""
+    fails: Literal["", "shape", "slots", "twice", "nan", "raise", "type"] = ""
 
 
 class ObjectiveSettings(Settings):

@@ -62,6 +62,8 @@ class LabEncoder(nn.Module):
         if self.settings.slots or fails == "slots":
             slots = torch.arange(self.num_vectors, device=batch.device) + batch.lengths[:, None]
             extras["slots"] = slots[:, :-1] if fails == "slots" else slots
+            if fails == "twice":
+                extras["slots"] = slots * 0
         return Encoded(users, hidden, extras)
 
     def penalties(self, extras: Any) -> dict[str, Tensor]:
