@@ -1,0 +1,1 @@
+"""ICL: interest-oriented universal user representations by contrastive learning (Sun et al.)."""
