@@ -175,8 +175,9 @@ def test_sqlite_that_loses_rows(lab: Any, sqlite: Any) -> None:
         write_online(config, view, [lab.rows(view)])
 
 
-def test_two_sqlite_writers_at_once(lab: Any, sqlite: Any) -> None:
+def test_two_sqlite_writers_at_once(lab: Any, sqlite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two writers waits for the first, and does not undo its newer rows."""
+    monkeypatch.setattr(sqlite_writer, "SHEAF_BYTES", 700)
     view = lab.view()
     config = lab.ready(sqlite.config("ours"), view)
     newer = lab.rows(view, when=lab.late, seed=1)

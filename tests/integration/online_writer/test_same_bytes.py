@@ -98,7 +98,7 @@ def test_many_small_slices(
     same: Callable[..., Any], lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunked tables, record batches and slices of a few rows end in the same store."""
-    monkeypatch.setattr(sqlite_writer, "SLICE_BYTES", 700)
+    monkeypatch.setattr(sqlite_writer, "SHEAF_BYTES", 700)
     monkeypatch.setattr(sqlite_writer, "_FEATURES", 3)
     monkeypatch.setattr(redis_writer, "SLICE_BYTES", 700)
     view = lab.view("string")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType, _versioned_fv_name
@@ -18,8 +18,16 @@ from redis.exceptions import RedisError
 
 from unirep_feast.errors import StoreError
 from unirep_feast.feature_store.online_writer.keys import KeyEncoder
+from unirep_feast.feature_store.online_writer.redis_wire import (
+    Flight,
+    Wire,
+    commands,
+    exists,
+    flat,
+    open_wire,
+)
 from unirep_feast.feature_store.online_writer.rows import Layout, Rows, per_distinct, slices
-from unirep_feast.feature_store.online_writer.values import BYTES, join
+from unirep_feast.feature_store.online_writer.values import BYTES
 
 #: Of a slice. Small, so that what is built stays in the processor's cache until it is sent.
 SLICE_BYTES = 4 << 20
@@ -68,17 +76,55 @@ def write_redis(
         ),
     )
     rows = written = 0
-    with _one_line(config.online_store.connection_string, layout.view):
-        client = store._get_client(config.online_store)
-        for part in slices(layout, batches, SLICE_BYTES):
-            written += writer.write(client, part)
-            rows += len(part)
-            progress(len(part))
+    with (
+        _one_line(config.online_store.connection_string, layout.view),
+        open_wire(store._get_client(config.online_store)) as wire,
+    ):
+        for given, stored in writer.write(wire, slices(layout, batches, SLICE_BYTES)):
+            rows += given
+            written += stored
+            progress(given)
     return rows, rows - written
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """Commands for a slice of rows.
+
+    Attributes:
+        keys: (n,) of those that are to be stored, each key once.
+        columns: (n,) commands each, one or more for a key.
+        view: for errors.
+    """
+
+    keys: pa.LargeBinaryArray
+    columns: list[pa.LargeBinaryArray]
+    view: str
+
+    def send(self, wire: Wire) -> Callable[[], int]:
+        """Send the commands; returns what to call for how many rows they stored, once received."""
+        if len(self.keys) == 0:
+            return lambda: 0
+        # Counted by the server itself, in the same round trip.
+        packed = [*map(flat, self.columns), *exists(self.keys)]
+        flight = wire.send(packed, len(self.keys) * len(self.columns) + 1)
+        return lambda: self._stored(flight)
+
+    def _stored(self, flight: Flight) -> int:
+        found, wanted = flight.replies[-1], len(self.keys)
+        if found != wanted:
+            raise StoreError(
+                f"{self.view}: Redis holds {found:,} of {wanted:,} keys just written; it evicts or "
+                "somebody deletes: raise maxmemory, then materialize again"
+            )
+        return wanted
+
+
 class _Writer:
-    """Builds and sends the commands of one slice after the other."""
+    """Builds and sends the commands of one slice after the other.
+
+    While the server works on a slice, the next one is read and its commands are built.
+    """
 
     def __init__(
         self,
@@ -93,51 +139,67 @@ class _Writer:
         self._ttl = ttl
         self._rule = rule
         self._keys = keys
+        self._all_new = True  # as far as was seen
 
-    def write(self, client: Any, part: Rows) -> int:
-        """Write a slice; returns how many of its rows were stored."""
-        keys = self._keys(part.ids())
-        times = part.event_times()
-        kept = _last_of_each(keys, times, self._rule)
-        if self._rule != "all":
-            stored = self._stored_times(client, keys.take(kept))
-            times = times[kept.to_numpy()]
-            old = times <= stored if self._rule == "newer" else times < stored
-            old &= stored > 0  # 0 stands for no time, as in Feast
-            kept = kept.filter(pa.array(~old))
-        if len(kept) == 0:
-            return 0
-        if len(kept) < len(part):
-            keys, part = keys.take(kept), Rows(part.layout, part.batch.take(kept))
-        pieces = self._hset(keys, part)
-        if self._ttl:
-            pieces += _command(b"EXPIRE", keys, b"%d" % self._ttl)
-        # Counted by the server itself, in the same round trip.
-        replies = _exchange(
-            client, [_flat(join(*pieces)), *_exists(keys)], len(keys) * (2 if self._ttl else 1) + 1
-        )
-        if replies[-1] != len(keys):
-            raise StoreError(
-                f"{part.layout.view}: Redis holds {replies[-1]:,} of {len(keys):,} keys just "
-                "written; it evicts or somebody deletes: raise maxmemory, then materialize again"
-            )
-        return len(keys)
+    def write(self, wire: Wire, parts: Iterable[Rows]) -> Iterator[tuple[int, int]]:
+        """Write slices; yields for each how many rows it had, and how many of them were stored."""
+        before: tuple[int, Callable[[], int]] | None = None
+        for part in parts:
+            keys, times = self._keys(part.ids()), part.event_times()
+            places = _last_of_each(keys, times, self._rule)
+            if len(places) < len(part):
+                keys, times = keys.take(places), times[places.to_numpy()]
+            # Asked on the same connection after the slice before, so that its rows count too.
+            asking = None if self._rule == "all" else self._ask(wire, keys)
+            columns = self._columns(keys, part, places)
+            wire.receive()
+            if before is not None:
+                yield before[0], before[1]()
+            if asking is not None:
+                old = self._outdated(wire, keys, times, asking)
+                if old.any():
+                    kept = pa.array(~old)
+                    keys, columns = keys.filter(kept), [one.filter(kept) for one in columns]
+            before = len(part), _Slice(keys, columns, part.layout.view).send(wire)
+        if before is not None:
+            wire.receive()
+            yield before[0], before[1]()
 
-    def _hset(self, keys: pa.LargeBinaryArray, part: Rows) -> list[pa.LargeBinaryArray | bytes]:
+    def _columns(
+        self, keys: pa.LargeBinaryArray, part: Rows, places: pa.Array
+    ) -> list[pa.LargeBinaryArray]:
+        """Commands that store rows: (n,) each, one or more for a key."""
+        if len(places) < len(part):
+            part = Rows(part.layout, part.batch.take(places))
         times = pa.array(per_distinct(part.event_times(), _timestamp), BYTES)
         words: list[pa.LargeBinaryArray | bytes] = [b"HSET", keys, self._time_field, times]
         for name, encoded in part.values().items():
             words += [self._fields[name], encoded]
-        return _command(*words)
+        columns = [commands(*words)]
+        if self._ttl:
+            columns.append(commands(b"EXPIRE", keys, b"%d" % self._ttl))
+        return columns
 
-    def _stored_times(self, client: Any, keys: pa.LargeBinaryArray) -> np.ndarray:
-        """(n,) int64 microseconds of the rows that are there, 0 where there is none."""
-        if _exchange(client, [*_exists(keys)], 1) == [0]:  # one reply, and mostly the only one
-            return np.zeros(len(keys), np.int64)
-        command = _flat(join(*_command(b"HMGET", keys, self._time_field)))
-        found = [reply[0] for reply in _exchange(client, [command], len(keys))]
-        known = {message: _microseconds(message) for message in set(found)}
-        return np.fromiter(map(known.__getitem__, found), np.int64, len(found))
+    def _ask(self, wire: Wire, keys: pa.LargeBinaryArray) -> Flight:
+        """Ask for the times of rows, or, where none have been seen yet, whether there are any."""
+        if self._all_new:
+            return wire.send(exists(keys), 1)
+        return wire.send([flat(commands(b"HGET", keys, self._time_field))], len(keys))
+
+    def _outdated(
+        self, wire: Wire, keys: pa.LargeBinaryArray, times: np.ndarray, asking: Flight
+    ) -> np.ndarray:
+        """(n,) bool, which rows are not to replace what is stored."""
+        if self._all_new and asking.replies != [0]:
+            self._all_new = False
+            asking = self._ask(wire, keys)
+            wire.receive()
+        if self._all_new:
+            return np.zeros(len(keys), bool)
+        known = {message: _microseconds(message) for message in set(asking.replies)}
+        stored = np.fromiter(map(known.__getitem__, asking.replies), np.int64, len(keys))
+        old: np.ndarray = times <= stored if self._rule == "newer" else times < stored
+        return old & (stored > 0)  # 0 stands for no time, as in Feast
 
 
 def _last_of_each(keys: pa.LargeBinaryArray, times: np.ndarray, rule: Rule) -> pa.Array:
@@ -152,60 +214,6 @@ def _last_of_each(keys: pa.LargeBinaryArray, times: np.ndarray, rule: Rule) -> p
     order = np.lexsort((ties, key) if rule == "all" else (ties, times, key))
     last = np.append(np.diff(key[order]) != 0, True)
     return pa.array(np.sort(order[last]))
-
-
-def _command(*words: pa.LargeBinaryArray | bytes) -> list[pa.LargeBinaryArray | bytes]:
-    """Put one command per row in the protocol's form, as pieces to be joined."""
-    pieces: list[pa.LargeBinaryArray | bytes] = []
-    constant = b"*%d\r\n" % len(words)
-    for word in words:
-        if isinstance(word, bytes):
-            constant += b"$%d\r\n%b\r\n" % (len(word), word)
-        else:
-            pieces += [constant + b"$", _lengths(word), b"\r\n", word]
-            constant = b"\r\n"
-    return [*pieces, constant]
-
-
-def _exists(keys: pa.LargeBinaryArray) -> tuple[bytes, memoryview]:
-    """One command that counts keys."""
-    head = b"*%d\r\n$6\r\nEXISTS\r\n" % (len(keys) + 1)
-    return head, _flat(join(b"$", _lengths(keys), b"\r\n", keys, b"\r\n"))
-
-
-def _lengths(words: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
-    return pc.binary_length(words).cast(pa.string()).cast(BYTES)
-
-
-def _flat(rows: pa.LargeBinaryArray) -> memoryview:
-    """Return all rows one after the other, which is how they lie in memory."""
-    _, offsets, data = rows.buffers()
-    bounds = np.frombuffer(offsets, np.int64)[rows.offset : rows.offset + len(rows) + 1]
-    return memoryview(data)[bounds[0] : bounds[-1]]
-
-
-def _exchange(client: Any, packed: list[bytes | memoryview], replies: int) -> list[Any]:
-    """Send commands that are already packed, as a pipeline of the client would.
-
-    A lost connection is taken up again as often as the client is set to; the commands bear it.
-    """
-    pool = client.connection_pool
-    connection = pool.get_connection()
-
-    def talk() -> list[Any]:
-        connection.send_packed_command(packed)
-        return [connection.read_response() for _ in range(replies)]
-
-    try:
-        received: list[Any] = connection.retry.call_with_retry(
-            talk, lambda error: connection.disconnect()
-        )
-    except BaseException:
-        connection.disconnect()  # replies still to come belong to nobody
-        raise
-    finally:
-        pool.release(connection)
-    return received
 
 
 def _timestamp(time: datetime) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, RepoConfig
@@ -26,8 +25,8 @@ from unirep_feast.feature_store.online_writer.rows import (
 )
 from unirep_feast.feature_store.online_writer.values import texts
 
-#: Of a slice. Wide, because a slice is sorted before it is written.
-SLICE_BYTES = 32 << 20
+#: Of the rows that are sorted and written together.
+SHEAF_BYTES = 32 << 20
 
 #: How long to wait for another writer, such as a second materialize, to commit.
 BUSY_SECONDS = 60
@@ -70,67 +69,111 @@ def write_sqlite(
         layout.join_keys,
         lambda key: serialize_entity_key(key, config.entity_key_serialization_version),
     )
-    rows = changed = pending = 0
-    sample: list[bytes] = []
+    rows = pending = 0
     with _one_line(store._get_db_path(config)), _waiting(_connect(store, config)) as connection:
-        cursor = connection.cursor()
-        for part in slices(layout, batches, SLICE_BYTES, per_transaction):
-            # At once, so that two writers wait for each other rather than deadlock.
-            if not connection.in_transaction:
-                connection.execute("BEGIN IMMEDIATE")
-            keys = encode_keys(part.ids())
-            # Scattered keys dirty a page each; sorted ones fill a page before the next.
-            order = pc.sort_indices(keys)
-            keys = keys.take(order).to_numpy(zero_copy_only=False).tolist()
-            for names, has_text, records in _records(connection, part, keys, order):
-                cursor.executemany(_upsert(table, names, has_text, keep_newer), records)
-                changed += cursor.rowcount
+        sheaf = _Sheaf(connection, table, keep_newer, encode_keys, progress)
+        for part in slices(layout, batches, SHEAF_BYTES, per_transaction):
+            sheaf.add(part)
             rows += len(part)
             pending += len(part)
-            sample = keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE]
-            if per_transaction and pending >= per_transaction:
+            full = per_transaction is not None and pending >= per_transaction
+            if full or sheaf.bytes >= SHEAF_BYTES:
+                sheaf.write()
+            if full:
                 connection.commit()
                 pending = 0
-            progress(len(part))
+        sheaf.write()
         connection.commit()
-        skipped = rows - changed // len(layout.features)
+        skipped = rows - sheaf.changed // len(layout.features)
         if skipped and not keep_newer:
             raise StoreError(
                 f"{layout.view}: SQLite wrote {rows - skipped:,} of {rows:,} rows; materialize "
                 "again"
             )
-        _check_stored(connection, table, layout, sample)
+        _check_stored(connection, table, layout, sheaf.sample)
     return rows, skipped
 
 
-def _records(
-    connection: sqlite3.Connection, part: Rows, keys: list[bytes], order: pa.Array
-) -> Iterator[tuple[list[str], list[bool], Iterable[tuple[Any, ...]]]]:
-    """Yield some features, which of them have texts, and the parameters of :func:`_upsert`."""
-    places = order.to_numpy()
+class _Sheaf:
+    """Rows that are written together, in the order of their keys.
 
-    def adapt(time: Any) -> Any:  # as the adapter that Feast registered does, local zone and all
-        return connection.execute("SELECT ?", (time,)).fetchone()[0]
+    Scattered keys dirty a page of the table's indexes each; sorted ones fill a page before the
+    next, and the more of them there are, the better.
+    """
 
-    event_times = per_distinct(part.event_times()[places], adapt)
-    created = part.created()
-    if created is not None:
-        created = created[0][places], created[1][places]
-    created_times = created_per_distinct(created, len(part), adapt)
-    encoded = part.values()
-    features = sorted(encoded)  # the order of the table's index
-    for start in range(0, len(features), _FEATURES):
-        names = features[start : start + _FEATURES]
-        columns: list[list[Any]] = []
-        has_text = []
-        for name in names:
-            column, kind = part.column(name), part.layout.features[name]
-            columns.append(encoded[name].take(order).to_numpy(zero_copy_only=False).tolist())
-            text = texts(column, kind, encoded[name])
-            has_text.append(text is not None)
-            if text is not None:
-                columns.append(np.array(text, object)[places].tolist())
-        yield names, has_text, zip(keys, event_times, created_times, *columns, strict=True)
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        table: str,
+        keep_newer: bool,
+        encode_keys: KeyEncoder,
+        progress: Callable[[int], object],
+    ) -> None:
+        self.bytes = 0
+        self.changed = 0
+        self.sample: list[bytes] = []
+        self._connection = connection
+        self._table = table
+        self._keep_newer = keep_newer
+        self._encode_keys = encode_keys
+        self._progress = progress
+        self._keys: list[pa.LargeBinaryArray] = []
+        self._records: dict[str, list[tuple[Any, ...]]] = {}
+
+    def add(self, part: Rows) -> None:
+        """Take rows up; writes those before where they do not go together."""
+        keys = self._encode_keys(part.ids())
+        event_times = per_distinct(part.event_times(), self._adapt)
+        created = created_per_distinct(part.created(), len(part), self._adapt)
+        fixed = (_as_list(keys), event_times, created)
+        encoded = part.values()
+        added = {}
+        features = sorted(encoded)  # the order of the table's index
+        for start in range(0, len(features), _FEATURES):
+            names = features[start : start + _FEATURES]
+            columns: list[list[Any]] = []
+            has_text = []
+            for name in names:
+                columns.append(_as_list(encoded[name]))
+                text = texts(part.column(name), part.layout.features[name], encoded[name])
+                has_text.append(text is not None)
+                if text is not None:
+                    columns.append(text)
+            statement = _upsert(self._table, names, has_text, self._keep_newer)
+            added[statement] = zip(*fixed, *columns, strict=True)
+        if added.keys() != self._records.keys():  # the columns are of other types than before
+            self.write()
+        for statement, records in added.items():
+            self._records.setdefault(statement, []).extend(records)
+        self._keys.append(keys)
+        self.bytes += sum(one.nbytes for one in (keys, *encoded.values()))
+
+    def write(self) -> None:
+        """Write the rows taken up, in the transaction that is open."""
+        if not self._keys:
+            return
+        # At once, so that two writers wait for each other rather than deadlock.
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+        keys = pa.concat_arrays(self._keys)
+        order = pc.sort_indices(keys).to_numpy()
+        places = order.tolist()
+        cursor = self._connection.cursor()
+        for statement, records in self._records.items():
+            cursor.executemany(statement, map(records.__getitem__, places))
+            self.changed += cursor.rowcount
+        sample = order[:: max(1, len(order) // _SAMPLE)][:_SAMPLE]
+        self.sample = keys.take(pa.array(sample)).to_pylist()
+        self.bytes, self._keys, self._records = 0, [], {}
+        self._progress(len(order))
+
+    def _adapt(self, time: Any) -> Any:  # as the adapter that Feast registered, local zone and all
+        return self._connection.execute("SELECT ?", (time,)).fetchone()[0]
+
+
+def _as_list(words: pa.LargeBinaryArray) -> list[bytes]:
+    as_list: list[bytes] = words.to_numpy(zero_copy_only=False).tolist()
+    return as_list
 
 
 def _upsert(table: str, names: list[str], has_text: list[bool], keep_newer: bool) -> str:
