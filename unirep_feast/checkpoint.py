@@ -62,6 +62,9 @@ class Manifest:
     format: int = FORMAT
 
 
+_AS_MANIFEST = TypeAdapter(Manifest)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint on disk; tensors are read when asked for."""
@@ -173,7 +176,7 @@ def open_checkpoint(folder: Path, checksum: str | None = None) -> Checkpoint:
             "install the unirep-feast it was made with"
         )
     try:
-        manifest = TypeAdapter(Manifest).validate_python(raw)
+        manifest = _AS_MANIFEST.validate_python(raw)
     except ValidationError as error:
         wrong = "; ".join(problems(error)[:3])
         raise CheckpointError(_damaged(folder, _MANIFEST, ValueError(wrong))) from None

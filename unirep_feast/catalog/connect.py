@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ def show_url(url: URL) -> str:
     return url.render_as_string(hide_password=True).replace("postgresql+psycopg:", "postgresql:")
 
 
+@lru_cache(maxsize=16)
 def open_engine(url: URL, *, enforce_foreign_keys: bool = True) -> Engine:
     """Make an engine that opens a connection per use and keeps none.
+
+    Made once per URL, because an engine keeps the SQL that it has compiled: that takes longer than
+    asking a small catalog.
 
     The catalog is asked a few times per minute at most, by processes that fork and train for hours:
     an idle connection would only go stale or be shared by accident.

@@ -64,9 +64,17 @@ def write_tables(
                 for table in tables:
                     if writer is None:
                         schema = table.schema.with_metadata(dict(footer))
-                        # Floats of a trained vector do not compress; dictionaries only cost time.
+                        # Floats of a trained vector hardly compress, and are read faster as they
+                        # are; dictionaries only cost time.
                         writer = pq.ParquetWriter(
-                            temporary, schema, compression="zstd", use_dictionary=False
+                            temporary,
+                            schema,
+                            compression={
+                                field.name: "zstd"
+                                for field in schema
+                                if not pa.types.is_nested(field.type)
+                            },
+                            use_dictionary=False,
                         )
                     writer.write_table(table.cast(writer.schema))
                     rows += table.num_rows
