@@ -1,0 +1,1 @@
+"""GUIM (Yang et al. 2022) for unirep-feast: users as sets of vectors, items beside them."""

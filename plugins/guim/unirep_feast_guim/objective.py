@@ -1,0 +1,195 @@
+"""GUIM's loss: which item was masked, and which items come after T, both by InfoNCE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unirep_feast.batch import FIRST_ITEM, SequenceBatch
+from unirep_feast.encoder import Encoder
+from unirep_feast.errors import ContractError
+from unirep_feast.gathering import gather_rows
+from unirep_feast.objective import Losses, Views
+from unirep_feast_guim.bert import init_linear, one_layer
+from unirep_feast_guim.config import ObjectiveSettings
+from unirep_feast_guim.pool import ItemPool
+from unirep_feast_guim.scores import attended_vectors, closest_vector, cosines
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positives of a task: the item of each is told from items of other users.
+
+    Attributes:
+        rows: (n,) int64 row of the user.
+        codes: (n,) int64 item code, in the pool.
+    """
+
+    rows: Tensor
+    codes: Tensor
+
+
+class GuimObjective(nn.Module):
+    """Masked items and matching (sections 3.2 and 3.3), summed.
+
+    Both tasks find the positive among K negatives by a softmax over scores (Eq 4). A masked item is
+    scored by ``alpha * cos(o_n, v_j)`` with ``o_n = f_o(h_n)`` (nothing else needs f_o, so it lives
+    here), an item after T by Eq 3 or Eq 2. ``v_j`` is the item's own vector, without time and never
+    masked. The paper's loss is a sum over users and items; here it is that sum divided by the users
+    of the batch, so that learning rate and gradient clipping do not depend on their number.
+
+    Items that nothing is known of (UNK) are neither positives nor negatives, and a positive that no
+    other user's item is there to be told from is left out; ``left_out`` counts both.
+
+    Args:
+        dim: D of the encoder.
+        settings: see :class:`ObjectiveSettings`.
+    """
+
+    views = frozenset({"history", "items", "masked", "future"})
+    validate_with_dropout = False
+    trains_encoder = True
+
+    def __init__(self, dim: int, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.requires = frozenset({"items", "steps"} if settings.mlm else {"items"})
+        if settings.mlm:
+            self.f_o = one_layer(dim, dim, settings.activation)
+            self.apply(init_linear)
+
+    def forward(self, encoder: Encoder, views: Views) -> Losses:
+        """Score a batch; the terms are ``mlm`` and ``matching``, in nats per user."""
+        history, items, masked, future = _checked(views)
+        encoded = encoder(history)
+        pool = _pool(history, items, future)
+        vectors = _full(encoder.embed_items(pool.codes))  # (P, D)
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        left_out = items.new_zeros(())
+        if self.settings.mlm:
+            kept = self._usable(pool, history.rows[masked], items[masked])
+            left_out = left_out + (~kept).sum()
+            place = masked[kept]
+            hidden = _steps(encoded.steps)[place]
+            scores = self.settings.alpha * cosines(_full(self.f_o(hidden)), vectors)  # (M, P)
+            pairs = Pairs(history.rows[place], items[place])
+            each = torch.arange(len(place), device=place.device)
+            self._add("mlm", self._logits(scores, each, pairs, pool), len(history), terms, metrics)
+        if self.settings.matching:
+            kept = self._usable(pool, future.rows, future.codes)
+            left_out = left_out + (~kept).sum()
+            pairs = Pairs(future.rows[kept], future.codes[kept])
+            cosine = cosines(_full(encoded.users), vectors)  # (B, C, P)
+            logits = self._logits(self._score(cosine), pairs.rows, pairs, pool)
+            self._add("matching", logits, len(history), terms, metrics)
+            metrics["vectors_used"] = vectors_used(cosine.detach(), pairs, pool)
+        metrics["left_out"] = left_out.float()
+        return Losses(terms, metrics)
+
+    def _usable(self, pool: ItemPool, rows: Tensor, codes: Tensor) -> Tensor:
+        """(n,) bool: positives that are items and have something to be told from."""
+        return (codes >= FIRST_ITEM) & (pool.foreign() > 0)[rows]
+
+    def _score(self, cosine: Tensor) -> Tensor:
+        """(B, C, P) cosines to (B, P) scores."""
+        chosen = self.settings
+        if chosen.score == "max":
+            return closest_vector(cosine, chosen.alpha)
+        return attended_vectors(cosine, chosen.alpha, chosen.attention_scale)
+
+    def _logits(self, scores: Tensor, at: Tensor, pairs: Pairs, pool: ItemPool) -> Tensor:
+        """Put each positive's score in front of its negatives'.
+
+        Args:
+            scores: (S, P) of every item in the pool.
+            at: (n,) int64 the row of ``scores`` that each positive is scored in.
+            pairs: the n positives.
+            pool: the P items.
+
+        Returns:
+            (n, 1 + K); where all items are negatives (n, 1 + P), with -inf for the user's own.
+        """
+        positive = pool.places(pairs.codes)[:, None]  # (n, 1)
+        if self.settings.negatives is None:
+            rest = scores[at].masked_fill(pool.own[pairs.rows], -torch.inf)
+            return torch.cat((scores[at[:, None], positive], rest), 1)
+        negative = pool.draw(pairs.rows, self.settings.negatives)  # (n, K)
+        return scores[at[:, None], torch.cat((positive, negative), 1)]
+
+    def _add(
+        self,
+        name: str,
+        logits: Tensor,
+        users: int,
+        terms: dict[str, Tensor],
+        metrics: dict[str, Tensor],
+    ) -> None:
+        """Eq 4: the negative log likelihood of the positives, in column 0, summed."""
+        first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        total = F.cross_entropy(logits, first, reduction="sum")
+        terms[name] = total / max(users, 1)
+        with torch.no_grad():
+            count = max(len(logits), 1)
+            metrics[f"{name}_per_item"] = total / count
+            # A tie is no hit: a model that scores everything alike finds nothing.
+            hits = (logits[:, :1] > logits[:, 1:]).all(1)
+            metrics[f"{name}_accuracy"] = hits.sum() / count
+
+
+def vectors_used(cosine: Tensor, pairs: Pairs, pool: ItemPool) -> Tensor:
+    """How many of the C vectors win positives: exp of the entropy of who wins, 1 to C.
+
+    Shape:
+        cosine: (B, C, P) float.
+        returns: () float.
+    """
+    winners = cosine.argmax(1)[pairs.rows, pool.places(pairs.codes)]  # (n,)
+    share = torch.bincount(winners, minlength=cosine.shape[1]) / max(len(winners), 1)
+    used: Tensor = torch.special.entr(share).sum().exp()
+    return used
+
+
+def _pool(history: SequenceBatch, items: Tensor, future: SequenceBatch) -> ItemPool:
+    """The items of the mini-batch; under DDP those of the other ranks' users too.
+
+    Codes are all that ranks must exchange: each embeds the whole pool itself.
+    """
+    codes = torch.cat((items, future.codes))
+    (everywhere,), start, _ = gather_rows(codes)
+    others = torch.cat((everywhere[:start], everywhere[start + len(codes) :]))
+    return ItemPool.of(torch.cat((history.rows, future.rows)), codes, len(history), others)
+
+
+def _checked(views: Views) -> tuple[SequenceBatch, Tensor, Tensor, SequenceBatch]:
+    history, items, masked, future = (
+        views[name] for name in ("history", "items", "masked", "future")
+    )
+    if not (
+        isinstance(history, SequenceBatch)
+        and isinstance(items, Tensor)
+        and isinstance(masked, Tensor)
+        and isinstance(future, SequenceBatch)
+    ):
+        raise ContractError(
+            "guim: wanted batches of histories as views history and future, and tensors of codes "
+            "and positions as views items and masked"
+        )
+    return history, items, masked, future
+
+
+def _steps(steps: Tensor | None) -> Tensor:
+    if steps is None:
+        raise ContractError(
+            "guim: the encoder returned no hidden states per event, which masked items need; set "
+            "objective.settings.mlm to false, or choose an encoder that provides steps"
+        )
+    return steps
+
+
+def _full(x: Tensor) -> Tensor:
+    """Half-precision numbers (autocast) as float32, others untouched."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
