@@ -14,6 +14,7 @@ from unirep_feast import UnirepError, __version__
 COMMANDS = {
     "train": "Train a representation on events before a time.",
     "encode": "Write a snapshot of all users' vectors as of a time.",
+    "similar": "Find users like a user, or items for one.",
     "plugins": "See which plugins are installed and what they offer.",
     "runs": "List and show runs, and choose the one that serves.",
     "db": "See or upgrade the catalog's schema.",

@@ -14,8 +14,9 @@ from unirep_feast.index.exact import Found, Metric, exact_search, without
 SAMPLE = 200
 
 _TREES = (16, 32, 64, 128, 256)
-_CHEAP_SHARE = 16  # a search that looks at more than 1/16 of all vectors is worth more trees
-_QUICK = 65_536  # nodes that take a few milliseconds, however few vectors there are
+_CHEAP_SHARE = 16  # a search that looks at more than 1/16 of all vectors is worth more trees,
+_CHEAP = 8_192  # unless that takes about a millisecond
+_QUICK = 65_536  # the most nodes that are tried where vectors are fewer
 _ROUNDING = 1e-5  # of a score, relative to the largest
 
 
@@ -98,7 +99,7 @@ def tune(
         for found, row in zip(exact_search(vectors, sample, more, metric), own, strict=True)
     ]
     count = owners * per_owner
-    cheap = max(count // _CHEAP_SHARE, 10 * more * per_owner)
+    cheap = max(count // _CHEAP_SHARE, _CHEAP)
     for n_trees in _TREES:
         open_with = grow(n_trees)
         last = n_trees == _TREES[-1]
