@@ -1,0 +1,1 @@
+"""LURM: universal user representations from lifelong histories (Yang et al.)."""
