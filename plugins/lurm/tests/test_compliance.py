@@ -17,8 +17,8 @@ from unirep_feast.testing import (
     registered,
 )
 
-ITEMS: dict[str, Any] = {"item_dim": 8, "item_steps": 3}
-SMALL: dict[str, Any] = {**ITEMS, "interests": 6}
+ITEMS: dict[str, Any] = {"item_dim": 8}
+SMALL: dict[str, Any] = {**ITEMS, "item_steps": 3, "interests": 6}
 NETWORK: dict[str, Any] = {**SMALL, "anchors": 3, "dim": 8}
 
 

@@ -4,15 +4,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unirep_feast.batch import SequenceBatch
+from unirep_feast.items import ItemTable
 from unirep_feast_lurm.aggregation import PeriodGRU
 from unirep_feast_lurm.anchors import MultiAnchor
 from unirep_feast_lurm.bag import Bag
+from unirep_feast_lurm.config import EncoderSettings
 from unirep_feast_lurm.encoder import LurmEncoder, ScaleGate
 
 INTERESTS = 5
@@ -52,13 +56,13 @@ def anchors_by_loops(module: MultiAnchor, b: Tensor) -> Tensor:
     return torch.stack(r)
 
 
-def gru_by_loops(gru: torch.nn.GRU, xs: Tensor) -> Tensor:
+def gru_by_loops(cell: torch.nn.GRUCell, xs: Tensor) -> Tensor:
     """One GRU over (N, H), from the equations."""
     H = xs.shape[1]
     h = torch.zeros(H, dtype=torch.float64)
     for x in xs:
-        a = gru.weight_ih_l0 @ x + gru.bias_ih_l0
-        c = gru.weight_hh_l0 @ h + gru.bias_hh_l0
+        a = cell.weight_ih @ x + cell.bias_ih
+        c = cell.weight_hh @ h + cell.bias_hh
         r, z = torch.sigmoid(a[:H] + c[:H]), torch.sigmoid(a[H : 2 * H] + c[H : 2 * H])
         n = torch.tanh(a[2 * H :] + r * c[2 * H :])
         h = (1 - z) * n + z * h
@@ -78,10 +82,10 @@ def encoded_by_loops(encoder: LurmEncoder, batch: SequenceBatch) -> Tensor:
             for m in range(M):
                 own = 0 if encoder.grus_per_scale == 1 else m
                 own += 0 if encoder.share_scales else number * encoder.grus_per_scale
-                gru = encoder.grus[own].gru
+                cell = encoder.grus[own].cell
                 xs = [one[m] for one in r]
                 states.append(
-                    gru_by_loops(gru, torch.stack(xs))
+                    gru_by_loops(cell, torch.stack(xs))
                     if xs
                     else torch.zeros(encoder.dim, dtype=torch.float64)
                 )
@@ -117,7 +121,7 @@ def test_vectors_are_those_of_the_equations(
     random_rows: Callable[..., Any],
     settings: dict[str, Any],
 ) -> None:
-    """Eq 4-7 user by user on dense bags; with gradients and without, the two ways of the GRU."""
+    """Eq 4-7 user by user on dense bags; with gradients and without."""
     built = encoder(**settings)
     batch = batch_of(random_rows(7))
 
@@ -206,18 +210,18 @@ def test_vectors_have_the_same_bits_beside_anybody(
 
 
 def test_gru_leaves_out_padding_whatever_the_path() -> None:
-    """Packed and stepped give the same states; a row without periods gets zeros."""
+    """With gradients and in blocks, the same states; a row without periods gets zeros."""
     gru = PeriodGRU(5).double()
     steps = torch.tensor([3, 0, 1, 7])
     periods = torch.randn(11, 5, dtype=torch.float64)
 
-    packed = gru(periods, steps)
+    whole = gru(periods, steps)
     with torch.no_grad():
-        stepped = gru(periods, steps)
+        blocks = gru(periods, steps)
 
-    assert torch.allclose(packed, stepped)
-    assert torch.equal(packed[1], torch.zeros(5, dtype=torch.float64))
-    assert torch.allclose(packed[3], gru_by_loops(gru.gru, periods[4:]))
+    assert torch.allclose(whole, blocks)
+    assert torch.equal(whole[1], torch.zeros(5, dtype=torch.float64))
+    assert torch.allclose(whole[3], gru_by_loops(gru.cell, periods[4:]))
 
 
 def test_gate_mixes_number_by_number() -> None:
@@ -271,3 +275,60 @@ def test_a_lifetime_of_200_000_events_is_encoded(
 
     assert bool(torch.isfinite(users).all())
     assert Bag.monthly(batch, built.interests.of, INTERESTS).steps.tolist() == [168, 1]
+
+
+def test_nothing_is_as_large_as_dense_bags(batch_of: Callable[..., SequenceBatch]) -> None:
+    """256 users, 100,000 interests, both scales, forward and backward."""
+    D, B, N = 100_000, 256, 24
+    largest = 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, tuple | list) else (out,):
+                largest = max(largest, one.numel() if isinstance(one, Tensor) else 0)
+            return out
+
+    codes = D + 3
+    prepared = {
+        "interests.places": (torch.arange(codes) % D)[:, None],
+        "interests.shares": torch.ones(codes, 1),
+        "interests.centres": torch.ones(D, 1),
+    }
+    settings = EncoderSettings(items="id", item_dim=1, anchors=2, dim=4)
+    built = LurmEncoder(codes, settings, prepared)
+    built.bind(ItemTable(pa.array(range(D)), pa.nulls(D), pa.nulls(D), codes))
+    months = [f"{2011 + month // 12}-{month % 12 + 1:02}-15" for month in range(N)]
+    batch = batch_of(
+        [[(3 + (row * N + n) * 7 % D, when) for n, when in enumerate(months)] for row in range(B)]
+    )
+
+    with Largest():
+        built(batch).users.sum().backward()
+
+    # The gradient of the interests' embeddings is D x H; a dense bag would be B x N x D.
+    assert largest <= D * settings.dim + B * N * settings.anchors
+    gradient = built.anchors.interests.grad
+    assert gradient is not None and 0 < int((gradient != 0).any(1).sum()) <= B * N
+
+
+@pytest.mark.gpu
+def test_vectors_on_a_gpu_are_those_of_the_cpu(
+    encoder: Callable[..., LurmEncoder],
+    batch_of: Callable[..., SequenceBatch],
+    random_rows: Callable[..., Any],
+) -> None:
+    """To float32's precision, and with the same bits beside other rows."""
+    built = encoder(assignment="soft", shared=2).float()
+    batch = batch_of(random_rows(9))
+    with torch.inference_mode():
+        wanted = built(batch).users
+        built.cuda()
+        found = built(batch.to("cuda")).users
+        some = built(batch.take(torch.tensor([5, 0, 3])).to("cuda")).users
+
+    assert torch.allclose(found.cpu(), wanted, atol=1e-5)
+    assert torch.equal(some[0], found[5])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM, MASK, PAD, UNK
+from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoder
 from unirep_feast.errors import EventsError, UnirepError
 from unirep_feast.items import ItemTable
@@ -215,11 +216,15 @@ def test_item_vectors_are_fitted_with_the_hosts_loop(past: Sequences) -> None:
     """``prepare`` lends it an encoder, an objective and a sampler that fit, and its settings."""
     asked: list[dict[str, Any]] = []
 
-    def lent(encoder: Encoder, *parts: Any, **training: Any) -> Encoder:
+    def lent(
+        encoder: Encoder, objective: Any, sampler: Any, log: Sequences, **training: Any
+    ) -> Encoder:
         asked.append(training)
-        return fit(encoder, *parts, **training)
+        assert (objective.temperature, sampler.reach) == (0.2, 2 * MICROSECONDS_PER_DAY - 1)
+        return fit(encoder, objective, sampler, log, **training)
 
-    prepare_items(settings_of(item_steps=4, item_batch=32), past, lent)
+    settings = settings_of(item_steps=4, item_batch=32, beta_days=2, item_temperature=0.2)
+    prepare_items(settings, past, lent)
 
     (training,) = asked
     assert (training["max_steps"], training["batch_size"]) == (4, 32)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
-from unirep_feast_lurm.blocks import BLOCK
+from unirep_feast_lurm.blocks import in_blocks
+
+#: Rows per block: few, or the anchors of one user with a long life would step with mere filling.
+_ROWS = 64
 
 
 class PeriodGRU(nn.Module):
     """The last hidden state of a GRU over packed periods.
 
     A period without behaviors is a step with zeros; beyond a row's last period there is no step.
-    Where gradients are wanted torch's GRU runs over the packed sequences; else steps come in blocks
-    of one size, so that a row has the same bits beside any other rows.
+    Rows are stepped together, longest first, so that those still going on are always the first
+    ones. Without gradients a step comes in blocks of one size, and a row has the same bits beside
+    any other rows. (torch's own GRU over packed sequences does neither: its backward pass fills
+    as many zeros per step as there are periods in all.)
 
     Args:
         dim: H, of input and state.
@@ -23,7 +26,7 @@ class PeriodGRU(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(dim, dim)
+        self.cell = nn.GRUCell(dim, dim)
 
     def forward(self, periods: Tensor, steps: Tensor) -> Tensor:
         """Read rows of periods.
@@ -38,36 +41,28 @@ class PeriodGRU(nn.Module):
         lengths, order = torch.sort(steps, descending=True, stable=True)
         starts = (steps.cumsum(0) - steps)[order]
         longest = int(lengths[0]) if len(lengths) else 0
-        # Rows still going on at each step; sorted by length, they are the first ones.
-        going = torch.searchsorted(
-            -lengths, -torch.arange(1, longest + 1, device=steps.device), right=True
+        number = torch.arange(longest, device=steps.device)
+        # (N,) how many rows have a period at each step.
+        going = torch.searchsorted(-lengths, -number).tolist()
+        places = torch.cat([starts[:0], *(starts[:n] + t for t, n in enumerate(going))])
+        state = periods.new_zeros(int((steps > 0).sum()), periods.shape[1])
+        ended = []
+        for x in torch.split(periods[places], going) if going else ():
+            if len(x) < len(state):
+                state, done = torch.split(state, [len(x), len(state) - len(x)])
+                ended.append(done)
+            state = self._step(torch.cat((x, state), 1))
+        states = torch.cat((state, *reversed(ended)))  # the longest row first
+        return states.new_zeros(len(steps), periods.shape[1]).index_copy(
+            0, order[: len(states)], states
         )
-        if not longest:
-            return periods.new_zeros(len(steps), periods.shape[1]) + periods.sum()
+
+    def _step(self, both: Tensor) -> Tensor:
+        """Step rows of inputs and states, (n, 2H) to (n, H)."""
         if torch.is_grad_enabled():
-            states = self._packed(periods, starts, going.cpu())
-        else:
-            states = self._stepped(periods, starts, going.tolist())
-        out = states.new_zeros(len(steps), periods.shape[1])
-        return out.index_copy(0, order[: len(states)], states)
+            return self._cell(both)
+        return in_blocks(self._cell, both, _ROWS)
 
-    def _packed(self, periods: Tensor, starts: Tensor, going: Tensor) -> Tensor:
-        """Run torch's GRU; returns (r, H), the longest row first, empty ones left out."""
-        rows = torch.cat([starts[:n] + t for t, n in enumerate(going.tolist())])
-        _, last = self.gru(PackedSequence(periods[rows], going))
-        states: Tensor = last[0]
-        return states
-
-    def _stepped(self, periods: Tensor, starts: Tensor, going: list[int]) -> Tensor:
-        """Run the same GRU in blocks of rows, step by step; returns as :meth:`_packed`."""
-        w_ih, w_hh, b_ih, b_hh = self.gru.all_weights[0]
-        rows = -(-going[0] // BLOCK) * BLOCK
-        states = periods.new_zeros(rows, periods.shape[1])
-        for t, n in enumerate(going):
-            for low in range(0, n, BLOCK):
-                x = periods[starts[low : min(low + BLOCK, n)] + t]
-                kept = len(x)
-                x = F.pad(x, (0, 0, 0, BLOCK - kept))  # what comes of these rows is not kept
-                new = torch.gru_cell(x, states[low : low + BLOCK], w_ih, w_hh, b_ih, b_hh)
-                states[low : low + kept] = new[:kept]
-        return states[: going[0]]
+    def _cell(self, both: Tensor) -> Tensor:
+        state: Tensor = self.cell(*both.tensor_split(2, 1))
+        return state

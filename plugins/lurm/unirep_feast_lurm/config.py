@@ -35,14 +35,19 @@ class ItemSettings(_Settings):
         0.95, gt=0, le=1, description="share of titles that the word limit leaves whole"
     )
     item_dim: int = Field(128, ge=1, description="numbers per word and item vector, d")
-    item_steps: int = Field(1000, ge=1, description="steps that the item encoder is trained")
-    item_batch: int = Field(256, ge=2, description="pairs of items per step, n")
-    item_learning_rate: float = Field(1e-3, gt=0, description="of Adam, for the item encoder")
     word2vec_epochs: int = Field(5, ge=1, description="word2vec: passes over the titles")
 
 
 class InterestSettings(ItemSettings):
-    """The interest vocabulary: items, clustered (section 3.1.2)."""
+    """The interest vocabulary: item vectors, trained and clustered (section 3.1)."""
+
+    item_steps: int = Field(1000, ge=1, description="steps that item vectors are trained")
+    item_batch: int = Field(256, ge=2, description="pairs of items per step, n")
+    item_learning_rate: float = Field(1e-3, gt=0, description="of Adam, for item vectors")
+    item_temperature: float = Field(0.1, gt=0, description="tau of Eq 2, for item vectors")
+    beta_days: float = Field(
+        5.0, gt=0, description="beta: two behaviors of a pair are less than so many days apart"
+    )
 
     interests: int = Field(
         100_000, ge=1, description="clusters, D; at most one per distinct item vector is made"

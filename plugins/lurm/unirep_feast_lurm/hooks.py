@@ -44,12 +44,9 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
     def words(
         settings: ItemSettings, vocabulary: Vocabulary, sequences: Sequences, fit: Fit
     ) -> Mapping[str, Tensor]:
-        from unirep_feast_lurm.interests import prepare_items, prepare_words
+        from unirep_feast_lurm.interests import prepare_untrained
 
-        # word2vec is not trained by an objective: what it gives is where training starts.
-        if settings.items == "word2vec":
-            return prepare_items(settings, sequences, fit)
-        return prepare_words(settings, sequences)
+        return prepare_untrained(settings, sequences)
 
     def network(
         settings: EncoderSettings, vocabulary: Vocabulary, prepared: Mapping[str, Tensor]

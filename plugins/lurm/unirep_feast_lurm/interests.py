@@ -60,31 +60,37 @@ def prepare_words(settings: ItemSettings, sequences: Sequences) -> dict[str, Ten
     return {**prepared, "words.limit": torch.tensor(limit)}
 
 
-def prepare_items(settings: ItemSettings, sequences: Sequences, fit: Fit) -> dict[str, Tensor]:
-    """Fit words and item encoder (section 3.1.1), for an encoder's ``prepare``."""
+def prepare_untrained(settings: ItemSettings, sequences: Sequences) -> dict[str, Tensor]:
+    """Fit words, and where they come from word2vec their vectors; see :func:`prepare_words`."""
     seed = torch.initial_seed()
     prepared = prepare_words(settings, sequences)
+    if settings.items != "word2vec":
+        return prepared
+    tokens = _titles(settings, sequences.items)
+    words, dim = load_words(prepared), settings.item_dim
+    vectors = fit_word2vec(tokens, words, dim, settings.word2vec_epochs, seed)
+    return {**prepared, WEIGHTS + "table.words.weight": vectors}
+
+
+def prepare_items(settings: InterestSettings, sequences: Sequences, fit: Fit) -> dict[str, Tensor]:
+    """Fit words and item vectors (section 3.1.1), those of words or items with the host's loop."""
+    prepared = prepare_untrained(settings, sequences)
+    if settings.items == "word2vec":
+        return prepared
     encoder = ItemEncoder(len(sequences.vocabulary), settings, prepared)
     encoder.bind(sequences.items)
-    if settings.items == "word2vec":
-        words = load_words(prepared)
-        tokens = _titles(settings, sequences.items)
-        vectors = fit_word2vec(tokens, words, settings.item_dim, settings.word2vec_epochs, seed)
-        state = {"table.words.weight": vectors}
-    else:
-        fit(
-            encoder,
-            PairObjective(PairObjectiveSettings()),
-            PairSampler(PairSettings()),
-            sequences,
-            **_STAGE,
-            max_steps=settings.item_steps,
-            batch_size=settings.item_batch,
-            learning_rate=settings.item_learning_rate,
-        )
-        state = encoder.state_dict()
-    weights = {WEIGHTS + key: value.detach().cpu().clone() for key, value in state.items()}
-    return {**prepared, **weights}
+    fit(
+        encoder,
+        PairObjective(PairObjectiveSettings(temperature=settings.item_temperature)),
+        PairSampler(PairSettings(beta_days=settings.beta_days)),
+        sequences,
+        **_STAGE,
+        max_steps=settings.item_steps,
+        batch_size=settings.item_batch,
+        learning_rate=settings.item_learning_rate,
+    )
+    state = {WEIGHTS + key: value for key, value in encoder.state_dict().items()}
+    return {**prepared, **{key: value.detach().cpu().clone() for key, value in state.items()}}
 
 
 def prepare_interests(
