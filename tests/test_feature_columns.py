@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirep_feast.errors import StoreError
-from unirep_feast.feature_store.columns import from_arrow, from_values
+from unirep_feast.feature_store.columns import from_arrow, from_messages, from_values
 
 WIDTH = 3
 ROWS = st.lists(
@@ -115,3 +115,32 @@ def test_values_that_are_no_vectors_are_refused() -> None:
         from_values([one, two], "x")
     with pytest.raises(StoreError, match=r"double_list_val.*wanted float_list_val"):
         from_values([one, double], "x")
+
+
+def test_messages_of_another_form_are_parsed() -> None:
+    """Lists that are not packed, or unlike the first in form, give the numbers they hold."""
+    numbers = np.array([[1.5, -2.0], [0.25, 3.0]], np.float32)
+    packed = [Value(float_list_val=FloatList(val=row)).SerializeToString() for row in numbers]
+    inner = FloatList(val=numbers[0]).SerializeToString()
+    tag = packed[0][: -len(inner) - 1]
+    one_by_one = b"".join(b"\x0d" + row.tobytes() for row in numbers[0])  # field 1, 32 bits, twice
+    loose = tag + bytes([len(one_by_one)]) + one_by_one
+    assert Value.FromString(loose).float_list_val.val == numbers[0].tolist()
+
+    for messages in ([loose, packed[1]], [packed[0], packed[1]]):
+        vectors, mask = from_messages([None, *messages, b""], "x")
+
+        assert vectors.tolist() == numbers.tolist()
+        assert mask.tolist() == [False, True, True, False]
+
+
+def test_one_vector_is_a_tensor_of_its_own() -> None:
+    """The array of a single message can be written to and is no window into bytes."""
+    vectors, _ = from_messages(
+        [Value(float_list_val=FloatList(val=[1, 2])).SerializeToString()], ""
+    )
+
+    vectors += 1
+
+    assert vectors.tolist() == [[2, 3]]
+    assert vectors.strides == (8, 4)

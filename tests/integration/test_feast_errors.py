@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float32, Int64
 
 from unirep_feast.errors import StoreError
+from unirep_feast.feature_store.entity_rows import read_entity_rows
+from unirep_feast.feature_store.historical_reading import through_feast
 from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
 
 JANUARY = "2024-01-01"
@@ -134,14 +137,38 @@ def test_a_view_that_was_not_applied_is_explained(repo: Any) -> None:
 
 
 def test_a_damaged_snapshot_fails_in_one_line(repo: Any) -> None:
-    """A truncated file is an error of the offline store, with its message on one line."""
+    """A truncated file is named, whether we read it or the offline store, on one line."""
     store = repo.store()
     (repo.home / "snapshots" / "r1" / "20240201T000000Z.parquet").write_bytes(b"PAR1")
 
-    with pytest.raises(StoreError, match="the duckdb offline store failed: ") as caught:
+    with pytest.raises(StoreError, match=r"20240201T000000Z.parquet cannot be read: .*encode aga"):
         user_vectors(store, "purchases", rows())
+    view = store.get_feature_view("purchases")
+    with pytest.raises(StoreError, match="the duckdb offline store failed: ") as caught:
+        through_feast(store, view, read_entity_rows(rows(), view))
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_snapshot_without_a_column_is_named(repo: Any) -> None:
+    """A foreign file among the snapshots is refused with what it lacks."""
+    store = repo.store()
+    strange = repo.home / "snapshots" / "r1" / "strange.parquet"
+    pq.write_table(pa.table({"user_id": [1], "vector": [[1.0]]}), strange)
+
+    with pytest.raises(StoreError, match=r"strange.parquet has no column 'event_timestamp', 'crea"):
+        user_vectors(store, "purchases", rows())
+
+
+def test_vectors_of_two_lengths_are_refused(repo: Any) -> None:
+    """Snapshots of two runs in one folder are named, with both lengths, and never mixed."""
+    store = repo.store()
+    repo.snapshot("2024-02-01", range(3), run="wider", dim=5)
+    runs = repo.home / "snapshots"
+    (runs / "r1" / "20240101T000000Z.parquet").rename(runs / "wider" / "20240101T000000Z.parquet")
+
+    with pytest.raises(StoreError, match=r"vectors of (6|10) numbers, others of (6|10): .*two run"):
+        user_vectors(store, "purchases", rows(user_id=[1, 4]))
 
 
 def test_dask_failing_on_unknown_users_names_duckdb(
@@ -156,12 +183,17 @@ def test_dask_failing_on_unknown_users_names_duckdb(
         raise NotImplementedError("Divisions calculation failed for\nnon-numeric column 'created'.")
 
     monkeypatch.setattr(store, "get_historical_features", fail)
+    view = store.get_feature_view("purchases")
+    view.batch_source = FileSource(  # a file and no folder, so that Feast is asked
+        path=str(repo.home / "snapshots/r1/20240101T000000Z.parquet"),
+        timestamp_field="event_timestamp",
+    )
 
     with (
         pytest.warns(UserWarning, match="drops entity rows"),
         pytest.raises(StoreError, match=r"dask offline store failed: Div.* for non.*type: duckdb"),
     ):
-        user_vectors(store, "purchases", rows(user_id=[1, 99]))
+        user_vectors(store, view, rows(user_id=[1, 99]))
 
 
 def test_vectors_of_an_older_run_are_not_reshaped(repo: Any) -> None:

@@ -1,0 +1,124 @@
+"""Parquet files of vectors: some rows of theirs, read in pieces into an array that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unirep_feast.errors import StoreError, one_line
+from unirep_feast.feature_store.columns import from_arrow
+from unirep_feast.snapshot import DIM, VECTORS
+
+#: Of vectors held beside the result, per file that is read at a time.
+BATCH_BYTES = 8 << 20
+
+
+class VectorFile:
+    """An open file with a column ``vector``.
+
+    Attributes:
+        path: where it was found.
+        identity: inode, size and time: whether the path still names the same file.
+        starts: (groups + 1,) int64 first row of each row group; the last is the number of rows.
+        num_vectors: K, where the footer tells it.
+        dim: D, where the footer tells it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        self.path = path
+        with readable(path):
+            self._file = pq.ParquetFile(path, memory_map=True)
+            status = path.stat()
+        self.identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+        metadata = self._file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        footer = self._file.schema_arrow.metadata or {}
+        self.num_vectors = int(footer[VECTORS]) if VECTORS in footer else None
+        self.dim = int(footer[DIM]) if DIM in footer else None
+
+    def width(self) -> int:
+        """Numbers of a vector; 0 if no row has one."""
+        if self.num_vectors and self.dim:
+            return self.num_vectors * self.dim
+        for batch in self._batches(range(len(self.starts) - 1), 1024):
+            found, _ = from_arrow(pa.chunked_array([batch]), f"{self.path}: vector")
+            if len(found):
+                return int(found.shape[1])
+        return 0
+
+    def fill(
+        self, rows: np.ndarray, places: np.ndarray, vectors: np.ndarray, mask: np.ndarray
+    ) -> None:
+        """Copy some rows' vectors.
+
+        Args:
+            rows: (m,) of this file, in any order, repeated or not.
+            places: (m,) rows of the result, each once.
+            vectors: (n, W) float32, written at ``places`` where there is a vector.
+            mask: (n,) bool, likewise set.
+
+        Raises:
+            StoreError: it cannot be read, or holds vectors of another length than W.
+        """
+        order = np.argsort(rows, kind="stable")
+        rows, places = rows[order], places[order]
+        group = np.searchsorted(self.starts, rows, side="right") - 1
+        needed, which = np.unique(group, return_inverse=True)
+        sizes = np.diff(self.starts)[needed]
+        # Where each row stands in the run of needed row groups, which is read in pieces.
+        position = rows - self.starts[group] + (np.cumsum(sizes) - sizes)[which]
+        width = vectors.shape[1]
+        start = done = 0
+        for batch in self._batches(needed.tolist(), max(1, BATCH_BYTES // max(4 * width, 1))):
+            upto = int(np.searchsorted(position, start + len(batch)))
+            if done < upto:
+                chosen, place = position[done:upto] - start, places[done:upto]
+                found, present = from_arrow(pa.chunked_array([batch]), f"{self.path}: vector")
+                if not present.all():
+                    has = present[chosen]
+                    chosen, place = (np.cumsum(present) - 1)[chosen[has]], place[has]
+                if len(place):
+                    if found.shape[1] != width:
+                        raise mixed(self.path, int(found.shape[1]), width)
+                    vectors[place] = found[chosen]
+                    mask[place] = True
+            start, done = start + len(batch), upto
+            if done == len(position):
+                break
+
+    def _batches(self, groups: range | list[int], rows: int) -> Iterator[pa.Array]:
+        with readable(self.path):
+            for batch in self._file.iter_batches(
+                rows, row_groups=list(groups), columns=["vector"], use_threads=False
+            ):
+                yield batch.column(0)
+
+
+def mixed(path: Path, found: int, wanted: int) -> StoreError:
+    """The error for vectors of different lengths."""
+    return StoreError(
+        f"snapshot {path} holds vectors of {found} numbers, others of {wanted}: snapshots of two "
+        "runs; move foreign files out of its folder"
+    )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn a failure to read into one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"snapshot {path} cannot be read: {one_line(error)}; remove it and encode again"
+        ) from None
