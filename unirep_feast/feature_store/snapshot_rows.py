@@ -19,6 +19,8 @@ BATCH_BYTES = 8 << 20
 
 _EMPTY_ROWS = 65_536
 
+_READ_BYTES = 1 << 18
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -118,8 +120,9 @@ def counted(batches: Iterator[pa.RecordBatch], count: Callable[[int], None]) -> 
 
 def _read(path: Path) -> Iterator[pa.RecordBatch]:
     try:
-        # Mapped and read page by page: of a row group only a few batches are in memory.
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        # A piece at a time: of a row group only a few batches are in memory. A mapped file would
+        # count in full, and its first touch costs more than copying it.
+        with pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
             width = max(file.metadata.num_rows, 1)
             bytes_per_row = max(_bytes(file) // width, 1)
             size = int(np.clip(BATCH_BYTES // bytes_per_row, 1, 65_536))
