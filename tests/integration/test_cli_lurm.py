@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,28 @@ def test_the_future_and_the_company_do_not_matter(lurm: Any, cli: Callable[..., 
     place = {user: row for row, user in enumerate(ids.to_pylist())}
     rows = [place[user] for user in some.to_pylist()]
     assert few.tobytes() == vectors[rows].tobytes()
+
+
+def test_two_processes_prepare_and_train_one_run(shop: Any, cli: Callable[..., Result]) -> None:
+    """Under torchrun both stages are shared out; interests are the same whoever clusters."""
+    lurm = _with_lurm(shop, assignment="soft", nearest=2)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, "-m", "unirep_feast", "train", str(lurm.path), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = done.stdout.strip().splitlines()
+    found = prepared(lurm, json.loads(line)["run"])
+    shares = found["interests.shares"]
+    assert torch.allclose(shares.sum(1), (found["items.vectors"] != 0).any(1).float())
+    out = lurm.folder / "out.parquet"
+    result = cli("encode", lurm.path, "--as-of", T, "--out", out)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_grown_catalogue_moves_nobody_who_met_nothing_new(
