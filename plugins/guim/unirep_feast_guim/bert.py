@@ -14,6 +14,8 @@ _EPSILON = 1e-12
 class SelfAttention(nn.Module):
     """Multi-head attention among the tokens of a row, in both directions.
 
+    Values and output begin as the identity, so that attention begins as a mean of the row's tokens.
+
     Args:
         dim: width of tokens, d.
         heads: h; each head is d / h wide.
@@ -27,6 +29,9 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
+        self.apply(init_linear)
+        nn.init.eye_(self.key_value.weight[dim:])
+        nn.init.eye_(self.out.weight)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Let every token attend to all tokens of its row.
@@ -67,6 +72,8 @@ class SelfAttention(nn.Module):
 class Layer(nn.Module):
     """Attention and a feed-forward network, each followed by dropout, residual and layer norm.
 
+    The feed-forward network begins by adding nothing.
+
     Args:
         dim: width of tokens, d; the feed-forward network is 4 d wide inside.
         heads: attention heads.
@@ -81,6 +88,9 @@ class Layer(nn.Module):
         self.outer = nn.Linear(4 * dim, dim)
         self.feed_norm = nn.LayerNorm(dim, eps=_EPSILON)
         self.dropout = nn.Dropout(dropout)
+        init_linear(self.inner)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Map flat tokens (n, d) to (n, d)."""
@@ -116,6 +126,9 @@ class HeadVectors(nn.Module):
         self.heads = heads
         self.query = nn.Linear(dim, heads * dim)
         self.key_value = nn.Linear(dim, 2 * heads * dim)
+        self.apply(init_linear)
+        for value in self.key_value.weight[heads * dim :].split(dim):
+            nn.init.eye_(value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Read each row through its one token [CLS].
@@ -133,17 +146,19 @@ class HeadVectors(nn.Module):
 
 
 def one_layer(dim_in: int, dim_out: int, activation: str) -> nn.Sequential:
-    """A "one-layer fully connected feed-forward network": linear, then GELU unless ``none``."""
+    """A "one-layer fully connected feed-forward network": linear, then GELU unless ``none``.
+
+    Where width does not change, the linear layer begins as the identity.
+    """
     linear = nn.Linear(dim_in, dim_out)
+    init_linear(linear)
+    if dim_in == dim_out:
+        nn.init.eye_(linear.weight)
     return nn.Sequential(linear, nn.GELU()) if activation == "gelu" else nn.Sequential(linear)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Draw the weights of a linear layer by their width; no bias.
-
-    BERT's fixed 0.02 suits its 768 dimensions. At 64 or 128 it would make attention add a hundredth
-    to a token [CLS], and a user's vectors would begin, and long stay, the same for all users.
-    """
+    """Draw the weights of a linear layer by its width (Xavier); no bias."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

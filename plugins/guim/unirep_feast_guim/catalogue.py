@@ -81,6 +81,9 @@ class Categories(nn.Module):
         self.names = _names(prepared)
         self.table = nn.Embedding(len(self.names) + 1, dim)
         nn.init.normal_(self.table.weight, std=dim**-0.5)
+        with torch.no_grad():
+            # Where no category is known, all items would begin alike in this.
+            self.table.weight[0] = 0
         self._ids = torch.zeros(FIRST_ITEM, dtype=torch.int64)
 
     def bind(self, items: ItemTable) -> None:

@@ -13,7 +13,7 @@ from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
-from unirep_feast_guim.bert import HeadVectors, Layer, head_count, init_linear, one_layer
+from unirep_feast_guim.bert import HeadVectors, Layer, head_count, one_layer
 from unirep_feast_guim.config import EncoderSettings
 from unirep_feast_guim.item_embedding import ItemEmbedding
 from unirep_feast_guim.layout import Layout
@@ -62,9 +62,10 @@ class GuimEncoder(nn.Module):
             HeadVectors(width, settings.vectors) if settings.variant == "mh" else None
         )
         self.f_u = one_layer(width, width, settings.activation)
-        self.apply(init_linear)
-        for table in (self.f_cls.weight, self.f_t.weight, self.mask):
-            nn.init.normal_(table, std=0.02)
+        # Tokens [CLS] far enough from each other to see different items, times far below items.
+        nn.init.normal_(self.f_cls.weight, std=0.05)
+        for table in (self.f_t.weight, self.mask):
+            nn.init.normal_(table, std=0.005)
         self.f_j = ItemEmbedding(codes, settings, prepared)
 
     def bind(self, items: ItemTable) -> None:

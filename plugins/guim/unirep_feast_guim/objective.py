@@ -13,7 +13,7 @@ from unirep_feast.encoder import Encoder
 from unirep_feast.errors import ContractError
 from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
-from unirep_feast_guim.bert import init_linear, one_layer
+from unirep_feast_guim.bert import one_layer
 from unirep_feast_guim.config import ObjectiveSettings
 from unirep_feast_guim.pool import ItemPool
 from unirep_feast_guim.scores import attended_vectors, closest_vector, cosines
@@ -59,7 +59,6 @@ class GuimObjective(nn.Module):
         self.requires = frozenset({"items", "steps"} if settings.mlm else {"items"})
         if settings.mlm:
             self.f_o = one_layer(dim, dim, settings.activation)
-            self.apply(init_linear)
 
     def forward(self, encoder: Encoder, views: Views) -> Losses:
         """Score a batch; the terms are ``mlm`` and ``matching``, in nats per user."""
