@@ -127,7 +127,7 @@ class HeadVectors(nn.Module):
         self.query = nn.Linear(dim, heads * dim)
         self.key_value = nn.Linear(dim, 2 * heads * dim)
         self.apply(init_linear)
-        for value in self.key_value.weight[heads * dim :].split(dim):
+        for value in self.key_value.weight[heads * dim :].view(heads, dim, dim):
             nn.init.eye_(value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
