@@ -123,6 +123,44 @@ def test_vectors_that_are_no_numbers_are_refused(engine_repo: Any) -> None:
     assert "hold NaN or infinity (1" in line
 
 
+def test_infinite_vectors_are_refused_with_their_users(
+    engine_repo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that overflow: the users are named by id, and nothing is stored."""
+    from unirep_feast_lab.parts import LabEncoder
+
+    from unirep_feast.encoder import Encoded
+
+    repo = engine_repo()
+    run = repo.train()
+    store = repo.store()
+    forward = LabEncoder.forward
+
+    def overflowing(self: Any, batch: Any, **options: Any) -> Encoded:
+        found = forward(self, batch, **options)
+        users = found.users.clone()
+        users[batch.lengths > 5, 0, 3] = float("inf")
+        return Encoded(users, found.steps, found.extras)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabEncoder, "forward", overflowing)
+        line = refused(repo, store, T1)
+
+    repo.materialize(store, T1)
+    lengths = store.get_online_features(
+        ["shop:history_length"], [{"user_id": user} for user in repo.snapshot(run, T1)[0]]
+    ).to_dict()
+    known = {
+        str(user)
+        for user, length in zip(lengths["user_id"], lengths["history_length"], strict=True)
+        if length > 5
+    }
+    assert "hold NaN or infinity" in line
+    named = line.partition("infinity (")[2].partition(")")[0]
+    assert {word for word in named.replace(",", "").split() if word.isdigit()} <= known, line
+    assert known, line
+
+
 def test_intervals_that_end_before_they_begin_or_in_the_future(engine_repo: Any) -> None:
     """Feast would record the first without a word; the second cannot be known yet."""
     repo = engine_repo()
