@@ -58,12 +58,18 @@ def show(run: str, as_json: bool, catalog_url: str) -> None:
 
 @command.command()
 @click.argument("run")
+@click.option(
+    "--repo",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Feature repo whose online store is brought to the run at once, with its own engine.",
+)
 @catalog_option
-def promote(run: str, catalog_url: str) -> None:
+def promote(run: str, repo: Path | None, catalog_url: str) -> None:
     """Let a run serve its representation, in place of the one that does.
 
-    Every run is a vector space of its own: promote, then `feast materialize`, so that the online
-    store holds the vectors of this run only.
+    Every run is a vector space of its own. With --repo the views of that feature repo are
+    materialized again, over the times they had been, and hold vectors of this run only; without it
+    run `feast materialize` yourself. Going back is the same command with the run before.
     """
     promotion = promote_run(run, catalog_url)
     click.echo(f"{promotion.representation} is served by run {promotion.run_id} now")
@@ -72,8 +78,26 @@ def promote(run: str, catalog_url: str) -> None:
     else:
         click.echo(
             f"before it was {promotion.previous_run_id}; to go back: "
-            f"unirep runs promote {promotion.previous_run_id}{_catalog_flag(catalog_url)}"
+            f"unirep runs promote {promotion.previous_run_id}"
+            + ("" if repo is None else f" --repo {repo}")
+            + _catalog_flag(catalog_url)
         )
+    if repo is not None:
+        _materialize(repo, promotion.representation)
+
+
+def _materialize(repo: Path, representation: str) -> None:
+    """Bring a feature repo's online store to the promoted run; Feast's own talk goes to stderr."""
+    import contextlib
+    import sys
+
+    from unirep_feast.cli import spec as spec_options
+    from unirep_feast.feature_store.promoting import serve_promoted
+
+    with contextlib.redirect_stdout(sys.stderr):
+        views = serve_promoted(repo.resolve(), representation, spec_options.notify)
+    for view in views:
+        click.echo(f"{view} is served online by it")
 
 
 def _catalog_flag(catalog_url: str) -> str:
