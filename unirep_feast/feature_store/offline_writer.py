@@ -18,6 +18,10 @@ from unirep_feast.errors import StoreError, one_line
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path, locked
 
+_POSTGRES = (
+    "feast.infra.offline_stores.contrib.postgres_offline_store.postgres.PostgreSQLOfflineStore"
+)
+
 
 def write_offline(
     config: RepoConfig, store: OfflineStore, view: FeatureView, snapshot: Path, as_of: int
@@ -29,6 +33,8 @@ def write_offline(
     single file is written anew. Everything else goes through the store's ``offline_write_batch`` in
     one call, which is as much of a step as the store makes of it; users that are there already are
     left out.
+
+    A table in PostgreSQL, which Feast itself only reads, gets it in one transaction.
 
     Args:
         config: of the repo.
@@ -44,6 +50,8 @@ def write_offline(
         path = _local_parquet(config, view.batch_source)
         if path is not None:
             _write_file(path, view, snapshot, as_of)
+        elif f"{type(store).__module__}.{type(store).__qualname__}" == _POSTGRES:
+            _write_postgres(config, view, snapshot, as_of)
         else:
             _write_batch(config, store, view, snapshot, as_of)
     except StoreError:
@@ -143,6 +151,16 @@ def _others(old: pq.ParquetFile | None, stamp: str, as_of: int) -> Iterator[pa.R
         kept = batch.filter(pc.not_equal(times, moment))
         if kept.num_rows:
             yield kept
+
+
+def _write_postgres(config: RepoConfig, view: FeatureView, snapshot: Path, as_of: int) -> None:
+    # Not at the top: the driver is an extra.
+    from unirep_feast.feature_store.postgres_offline import table_columns, write_postgres
+
+    types = table_columns(config, view)
+    wanted = list(types) or _columns(view)
+    names = dict(zip(wanted, _select(view, snapshot, wanted), strict=True))
+    write_postgres(config, view, snapshot, names, types, as_of)
 
 
 def _write_batch(
