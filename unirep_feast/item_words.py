@@ -143,14 +143,21 @@ class MeanWords(nn.Module):
         prepared: the state :func:`fit_words` gave.
         settings: those of the fit.
         dim: D, numbers per word.
+        std: of the embeddings to begin with; None: 1 / √D, for lengths of about 1.
     """
 
-    def __init__(self, prepared: Mapping[str, Tensor], settings: TextSettings, dim: int) -> None:
+    def __init__(
+        self,
+        prepared: Mapping[str, Tensor],
+        settings: TextSettings,
+        dim: int,
+        std: float | None = None,
+    ) -> None:
         super().__init__()
         self.vocabulary = load_words(prepared)
         self.settings = settings
         self.words = nn.Embedding(len(self.vocabulary), dim)
-        nn.init.normal_(self.words.weight, std=dim**-0.5)
+        nn.init.normal_(self.words.weight, std=dim**-0.5 if std is None else std)
         nothing = torch.zeros(FIRST_ITEM + 1, dtype=torch.int64)
         self._items = ItemWords(nothing[:0], nothing)
 

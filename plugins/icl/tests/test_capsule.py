@@ -51,7 +51,7 @@ def test_equals_plain_loops(iterations: int, capsules: Capsules, batch_of: Batch
             continue
         first = [model.logits[len(codes) - 1 - t].tolist() for t in range(len(codes))]
         wanted = _route(low[torch.tensor(codes)].tolist(), first, iterations)
-        np.testing.assert_allclose(found[row].tolist(), wanted, rtol=1e-9)
+        np.testing.assert_allclose(found[row].tolist(), wanted, rtol=1e-7)  # 1e-12 under a root
 
 
 def test_gradients_are_right_and_finite_for_empty_rows() -> None:

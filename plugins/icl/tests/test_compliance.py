@@ -96,3 +96,9 @@ class TestSampler(SamplerTests):
     )
     def recipe(self, request: pytest.FixtureRequest) -> Recipe:
         return _recipe(sampler=request.param)
+
+
+class TestJitteredSampler(SamplerTests):
+    @pytest.fixture
+    def recipe(self) -> Recipe:
+        return _recipe(sampler={"jitter": 0.5})

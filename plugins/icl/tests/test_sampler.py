@@ -114,6 +114,25 @@ def test_dates(seed: int, days: list[int]) -> None:
             assert bool((view.as_of <= sequences.until).all())
 
 
+def test_jitter_takes_another_part_of_the_time_at_every_step() -> None:
+    """Pairs differ between steps, stay disjoint, and no eligible user ever lacks a period."""
+    sequences = make_sequences(users=40, longest=40)
+    sampler = _sampler(jitter=0.8, min_events=2)
+    users = sampler.units(sequences)
+    units = Units(torch.arange(len(users)), users)
+    assert torch.equal(users, _sampler(min_events=2).units(sequences))
+    spans = set()
+    for step in range(20):
+        views: Any = sampler.sample(sequences, units, Draw(0, step))
+        first, second = views["first"], views["second"]
+        assert int(first.lengths.min()) >= 2 and int(second.lengths.min()) >= 2
+        assert bool((first.times[first.last] < first.as_of).all())
+        assert bool((first.as_of <= second.times[second.first]).all())
+        assert bool((second.as_of <= sequences.until).all())
+        spans.add((int(first.lengths.sum()), int(second.lengths.sum())))
+    assert len(spans) > 15
+
+
 def test_the_papers_periods_need_no_short_term() -> None:
     """Amazon: S1 2014-07 to 12, S3 2015-01 to 06, no S2."""
     settings = SamplerSettings.model_validate(
@@ -149,6 +168,14 @@ def test_periods_are_clipped_to_the_window() -> None:
         (
             {"history": ["2020-01-01", "2020-02-01"], "long": ["2020-01-31", "2020-03-01"]},
             "`long` must start at or after the end of `history`",
+        ),
+        (
+            {
+                "history": ["2020-01-01", "2020-02-01"],
+                "long": ["2020-03-01", "2020-04-01"],
+                "jitter": 0.5,
+            },
+            "`jitter` is of fractions",
         ),
         ({"history": ["soon", "2020-02-01"]}, "wanted an ISO date"),
     ],

@@ -40,7 +40,8 @@ class TextBehaviors(Behaviors):
 
     def __init__(self, settings: BehaviorSettings, prepared: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.titles = MeanWords(prepared, settings.text, settings.dim)
+        std = starting_std(settings.dim)
+        self.titles = MeanWords(prepared, settings.text, settings.dim, std)
         self.wordless = _embedding(FIRST_ITEM, settings.dim)
 
     def bind(self, items: ItemTable) -> None:
@@ -98,9 +99,18 @@ def build_behaviors(
     return TextBehaviors(settings, prepared)
 
 
+def starting_std(dim: int) -> float:
+    """Standard deviation of embeddings to begin with: products of two vectors are of order 1.
+
+    With the usual 1 / √D they are of order 1 / √D, the softmax of Eq 7 starts out even, and all K
+    vectors of a user are the same average.
+    """
+    return float(dim**-0.25)
+
+
 def _embedding(rows: int, dim: int) -> nn.Embedding:
     table = nn.Embedding(rows, dim, padding_idx=PAD)
-    nn.init.normal_(table.weight, std=dim**-0.5)
+    nn.init.normal_(table.weight, std=starting_std(dim))
     with torch.no_grad():
         table.weight[PAD] = 0
     return table

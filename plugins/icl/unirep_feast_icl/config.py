@@ -101,6 +101,13 @@ class SamplerSettings(_Settings):
         description="without dates: shares of S1, S2, S3 in the time from a user's first behavior "
         "to the last",
     )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="without dates: at each step the fractions are of a random part of the user's "
+        "time, at least 1 - jitter of it; 0: always of the whole",
+    )
     min_events: int = Field(1, ge=1, description="behaviors a user needs in either of the two")
 
     @model_validator(mode="after")
@@ -115,6 +122,8 @@ class SamplerSettings(_Settings):
                 raise ValueError(f"`{name}` ends before it starts, or is empty")
         if not dated:
             return self._checked_fractions()
+        if self.jitter:
+            raise ValueError(f"`jitter` is of fractions, found {self.jitter} beside dates")
         lacking = [name for name in ("history", self.horizon) if name not in dated]
         if lacking:
             raise ValueError(

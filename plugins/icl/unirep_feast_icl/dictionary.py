@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
+from unirep_feast_icl.behaviors import starting_std
 from unirep_feast_icl.packed import block_linear, row_mixes, row_softmax, row_sums
 
 _TINY = 1e-12
@@ -42,7 +43,7 @@ class InterestDictionary(nn.Module):
     def __init__(self, interests: int, vectors: int, dim: int) -> None:
         super().__init__()
         self.vectors = vectors
-        self.interests = nn.Parameter(torch.randn(interests, dim) * dim**-0.5)
+        self.interests = nn.Parameter(torch.randn(interests, dim) * starting_std(dim))
 
     def forward(self, e: Tensor, place: Tensor, batch: SequenceBatch) -> Chosen:
         """Aggregate behaviors.

@@ -82,7 +82,8 @@ class IclObjective(nn.Module):
             if self.settings.similarity == "interests"
             else concatenated_similarity
         )
-        logits = similarity(torch.cat((q1, q2)), torch.cat((all1, all2)))  # (2b, 2B)
+        with torch.autocast(q1.device.type, enabled=False):  # bfloat16 would round cosines to 1/256
+            logits = similarity(torch.cat((q1, q2)), torch.cat((all1, all2)))  # (2b, 2B)
         logits = logits / self.settings.temperature
         logits = logits.scatter(1, itself[:, None], -torch.inf)
         # Every rank sums over its own anchors, and DDP averages over ranks.

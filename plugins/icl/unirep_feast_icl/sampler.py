@@ -25,7 +25,9 @@ class IclSampler:
     """Views ``first`` (S1) and ``second`` (S2 or S3) of each user, disjoint in time (section 3.4).
 
     Periods are dates, the same for all users, or shares of the time between a user's first and last
-    behavior. They are cut at a time, never within a basket. Nothing is drawn at random.
+    behavior. They are cut at a time, never within a basket. Nothing is drawn at random but, with
+    ``jitter``, the part of a user's time that the shares are of: the same few users then give other
+    pairs at every step.
 
     Args:
         settings: see :class:`SamplerSettings`; ``horizon`` picks S2 or S3.
@@ -39,49 +41,64 @@ class IclSampler:
     def units(self, sequences: Sequences) -> Tensor:
         """Return (n,) int64 rows of the users with enough behaviors in both periods."""
         users = torch.nonzero(sequences.lengths).flatten()
-        enough = torch.ones_like(users, dtype=torch.bool)
-        for lo, hi, as_of in self._pieces(sequences, users):
-            clipped = torch.maximum(lo, sequences.bounds(users, hi, as_of))
-            enough &= hi - clipped >= self.settings.min_events
-        return users[enough]
+        return users[self._enough(sequences, users, self._pieces(sequences, users))]
 
     def sample(self, sequences: Sequences, units: Units, draw: Draw) -> Views:
         """Gather both periods of some users, clipped to the encoder's window."""
-        first, second = (
-            sequences.window(units.users, *piece) for piece in self._pieces(sequences, units.users)
-        )
+        users = units.users
+        pieces = self._pieces(sequences, users)
+        if self.settings.jitter:
+            moved = self._pieces(sequences, users, draw.generator("span"))
+            enough = self._enough(sequences, users, moved)
+            pieces = [
+                Piece(*(torch.where(enough, a, b) for a, b in zip(one, other, strict=True)))
+                for one, other in zip(moved, pieces, strict=True)
+            ]
+        first, second = (sequences.window(users, *piece) for piece in pieces)
         return {"first": first, "second": second}
 
-    def _pieces(self, sequences: Sequences, users: Tensor) -> tuple[Piece, Piece]:
+    def _enough(self, sequences: Sequences, users: Tensor, pieces: list[Piece]) -> Tensor:
+        """Whether both pieces hold enough behaviors within the encoder's window: (n,) bool."""
+        enough = torch.ones_like(users, dtype=torch.bool)
+        for lo, hi, as_of in pieces:
+            clipped = torch.maximum(lo, sequences.bounds(users, hi, as_of))
+            enough &= hi - clipped >= self.settings.min_events
+        return enough
+
+    def _pieces(
+        self, sequences: Sequences, users: Tensor, generator: torch.Generator | None = None
+    ) -> list[Piece]:
         """Locate the two periods of users who have a behavior."""
         if self.settings.history is not None:
             future = getattr(self.settings, self.settings.horizon)
             bounds = [torch.full_like(users, when) for when in (*self.settings.history, *future)]
         else:
-            bounds = self._shares(sequences, users)
-        start, end, later, last = bounds
-        return self._piece(sequences, users, start, end), self._piece(sequences, users, later, last)
+            bounds = self._shares(sequences, users, generator)
+        return [_piece(sequences, users, start, end) for start, end in (bounds[:2], bounds[2:])]
 
-    def _shares(self, sequences: Sequences, users: Tensor) -> list[Tensor]:
+    def _shares(
+        self, sequences: Sequences, users: Tensor, generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """Start and end of both periods, as shares of each user's time or of a part of it."""
         begin = sequences.times[sequences.starts[users]]
         last = sequences.times[sequences.ends[users] - 1]
-        span = (last - begin).double()
+        if generator is not None:
+            lots = torch.rand(
+                2, len(users), generator=generator, device=users.device, dtype=torch.float64
+            )
+            left = self.settings.jitter * lots[0] * (last - begin)
+            begin = begin + (lots[1] * left).long()
+            last = last - ((1 - lots[1]) * left).long()
+        span = (last - begin).double()  # exact: microseconds of centuries fit
         history, short, _ = self.settings.fractions
-        # Shares of microseconds: doubles are exact far beyond any log.
         one = begin + (span * history).long()
         two = begin + (span * (history + short)).long()
-        return (
-            [begin, one, one, two]
-            if self.settings.horizon == "short"
-            else [
-                begin,
-                one,
-                two,
-                last + 1,
-            ]
-        )
+        if self.settings.horizon == "short":
+            return [begin, one, one, two]
+        return [begin, one, two, last + 1]
 
-    def _piece(self, sequences: Sequences, users: Tensor, start: Tensor, end: Tensor) -> Piece:
-        end = end.clamp(max=sequences.until)
-        lo = sequences.locate(users, start)
-        return Piece(lo, torch.maximum(lo, sequences.locate(users, end)), end)
+
+def _piece(sequences: Sequences, users: Tensor, start: Tensor, end: Tensor) -> Piece:
+    end = end.clamp(max=sequences.until)
+    lo = sequences.locate(users, start)
+    return Piece(lo, torch.maximum(lo, sequences.locate(users, end)), end)
