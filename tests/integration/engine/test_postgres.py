@@ -178,7 +178,8 @@ def test_stock_feast_goes_on_from_the_table(everything: Everything) -> None:
     del config["batch_engine"]
     path.write_text(yaml.safe_dump(config))
     stock = FeatureStore(repo_path=str(everything.repo.folder))
-    assert not online_user_vectors(stock, "shop", ids).mask.any()
+    asked = stock.get_online_features(["shop:vector"], [{"user_id": user} for user in ids])
+    assert set(asked.to_dict()["vector"]) == {None}
 
     stock.materialize(at("2020-01-01"), at(T1))
 
