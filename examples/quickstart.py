@@ -58,10 +58,10 @@ def main() -> None:
     )
     spec = write_spec(repo, events, items, learn, options.minutes)
 
-    run(repo, "feast", "apply")
     run(repo, "unirep", "train", spec)
-    run(repo, "unirep", "encode", spec, "--as-of", learn.isoformat(), "--as-of", judge.isoformat())
-    run(repo, "feast", "materialize", learn.isoformat(), (judge + timedelta(days=1)).isoformat())
+    run(repo, "feast", "apply")
+    run(repo, "unirep", "encode", spec, "--as-of", learn.isoformat())
+    run(repo, "feast", "materialize", learn.isoformat(), judge.isoformat())
 
     say("\nDownstream: who comes back? Point-in-time vectors from Feast, then a linear classifier.")
     compare(repo, log, learn, judge, horizon)

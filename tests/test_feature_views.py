@@ -225,7 +225,7 @@ def test_the_shipped_feature_repo_declares_itself(
     shipped = Path(__file__).parents[1] / "feature_repo"
     shutil.copytree(shipped, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
     (repo / "data").mkdir()
-    write_events(repo / "data", pa.array([1]))
+    pq.write_table(pa.table({"user_id": [1], "item_id": ["a"]}), repo / "data/events.parquet")
     monkeypatch.chdir("/")
 
     made = runpy.run_path(str(repo / "representations.py"))
@@ -233,6 +233,7 @@ def test_the_shipped_feature_repo_declares_itself(
     kinds = {FeatureView, FeatureService, FileSource, Entity}
     assert {type(each) for each in made.values()} & kinds == kinds
     assert spec_of(made["view"]).name == "purchases_clue"
+    assert made["item"].value_type == ValueType.STRING
     config = pytest.importorskip("unirep_feast_clue.config")
     settings = spec_of(made["view"]).encoder.settings
     assert config.EncoderSettings.model_validate(settings).dim == 64

@@ -38,6 +38,8 @@ class Attention(nn.Module):
         super().__init__()
         self.window = window or Window(max_events=10)
         self.num_vectors, self.dim, self.slots = num_vectors, dim, slots
+        if slots:
+            self.provides = frozenset({"batch_independent", "slots"})
         torch.manual_seed(0)
         self.items = nn.Embedding(64, 16)
         self.layer = nn.TransformerEncoderLayer(16, 2, 32, 0.2, batch_first=True)
@@ -389,6 +391,11 @@ def test_days_count_back_from_t_however_long_the_log_is_silent() -> None:
             lambda e: Encoded(e.users, None, {"slots": torch.zeros(12, 3)}),
             ContractError,
             "returned slots (12, 3); it declares (B, K) = (12, 2)",
+        ),
+        (
+            lambda e: Encoded(e.users, None, {"slots": torch.zeros(12, 2)}),
+            ContractError,
+            "encoder 'x' does not declare slots in `provides` and returns some",
         ),
         (
             lambda e: Encoded(e.users / 0),

@@ -82,6 +82,11 @@ CAUGHT = {
             "test_extras_are_aligned_with_rows",
             "slots are (40, 7) torch.float32, wanted (B, K) = (40, 1) int64",
         ),
+        "TestHiddenSlots": (
+            "test_extras_are_aligned_with_rows",
+            "slots are among the extras; declare what is returned",
+        ),
+        "TestSlotTwice": ("test_extras_are_aligned_with_rows", "a row names one slot twice"),
         "TestOverridesSilently": (
             "test_no_check_is_overridden_without_a_reason",
             "overrides or removes test_padding_changes_nothing",

@@ -41,6 +41,7 @@ class Manifest:
         dim: D.
         depends_on_as_of: whether the encoder's vectors change with the as-of time alone.
         provides_items: whether the encoder has item vectors.
+        provides_slots: whether it tells the interest of each vector.
         trainer: the fit loop's own state: best loss, patience, seconds spent; at the end what the
             training came to.
         files: SHA-256 of every other file by name.
@@ -57,6 +58,7 @@ class Manifest:
     dim: int
     depends_on_as_of: bool
     provides_items: bool = False
+    provides_slots: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

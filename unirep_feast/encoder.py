@@ -15,7 +15,7 @@ from unirep_feast.sequences import Window
 __all__ = ["CAPABILITIES", "Encoded", "Encoder", "Window"]
 
 #: What an encoder may declare in ``provides``.
-CAPABILITIES = frozenset({"steps", "items", "batch_independent"})
+CAPABILITIES = frozenset({"steps", "items", "slots", "batch_independent"})
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Encoder(Protocol):
         depends_on_as_of: True if a vector changes with the as-of time alone; such vectors are never
             carried over to a later as-of time.
         provides: capabilities, declared and never guessed: ``steps`` (hidden states per event),
-            ``items`` (:meth:`embed_items` works), ``batch_independent`` (a row's vector does not
-            depend on the other rows, so the host may run a batch in chunks).
+            ``items`` (:meth:`embed_items` works), ``slots`` (``extras["slots"]`` tells the interest
+            of each vector, always, distinct within a row), ``batch_independent`` (a row's vector
+            does not depend on the other rows, so the host may run a batch in chunks).
     """
 
     num_vectors: int

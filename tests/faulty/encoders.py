@@ -26,7 +26,7 @@ from unirep_feast.testing.toy.parts import ToyEncoder, ToyObjective, ToySampler
 def with_encoder(kind: type[ToyEncoder], **settings: int) -> Recipe:
     return Recipe(
         lambda sequences, prepared: kind(len(sequences.vocabulary), ToyEncoderSettings(**settings)),
-        lambda encoder: ToyObjective(encoder.dim, ToyObjectiveSettings()),
+        lambda encoder: ToyObjective(encoder.num_vectors * encoder.dim, ToyObjectiveSettings()),
         lambda: ToySampler(ToySamplerSettings()),
     )
 
@@ -408,6 +408,37 @@ class _LooseExtras(ToyEncoder):
     def forward(self, batch: SequenceBatch, *, steps: bool = False) -> Encoded:
         encoded = super().forward(batch, steps=steps)
         return replace(encoded, extras={"slots": torch.zeros(len(batch), 7)})
+
+
+class _HiddenSlots(ToyEncoder):
+    def forward(self, batch: SequenceBatch, *, steps: bool = False) -> Encoded:
+        encoded = super().forward(batch, steps=steps)
+        return replace(encoded, extras={"slots": torch.zeros(len(batch), 1, dtype=torch.int64)})
+
+
+class TestHiddenSlots(EncoderTests):
+    @pytest.fixture
+    def recipe(self) -> Recipe:
+        return with_encoder(_HiddenSlots)
+
+
+class _SlotTwice(ToyEncoder):
+    num_vectors = 2
+    provides = frozenset({"slots", "batch_independent"})
+
+    def __init__(self, codes: int, settings: ToyEncoderSettings) -> None:
+        super().__init__(codes, settings)
+        self.dim = settings.dim // 2
+
+    def forward(self, batch: SequenceBatch, *, steps: bool = False) -> Encoded:
+        users = super().forward(batch).users.reshape(len(batch), 2, self.dim)
+        return Encoded(users, None, {"slots": torch.ones(len(batch), 2, dtype=torch.int64)})
+
+
+class TestSlotTwice(EncoderTests):
+    @pytest.fixture
+    def recipe(self) -> Recipe:
+        return with_encoder(_SlotTwice)
 
 
 class TestLooseExtras(EncoderTests):

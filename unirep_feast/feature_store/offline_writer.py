@@ -16,6 +16,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore
 
 from unirep_feast.errors import StoreError, one_line
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.feature_store.snapshot_rows import as_one
 from unirep_feast.files import atomic_path, locked
 
 _POSTGRES = (
@@ -31,7 +32,7 @@ def write_offline(
     A local parquet source is changed in one step, so that whoever reads meanwhile, or after a
     crash, finds all of the snapshot or nothing of it: a folder or a glob gets another file, a
     single file is written anew. Everything else goes through the store's ``offline_write_batch`` in
-    one call, which is as much of a step as the store makes of it; users that are there already are
+    one call, which is as much of a step as the store makes of it; keys that are there already are
     left out.
 
     A table in PostgreSQL, which Feast itself only reads, gets it in one transaction.
@@ -183,8 +184,9 @@ def _write_batch(
         end_date=moment,
     ).to_arrow()
     if there.num_rows:
-        users = there[keys[0]].cast(table[keys[0]].type)
-        table = table.filter(pc.invert(pc.is_in(table[keys[0]], value_set=users)))
+        types = pa.schema([(key, table.schema.field(key).type) for key in keys])
+        known = as_one(there.select(keys).cast(types))
+        table = table.filter(pc.invert(pc.is_in(as_one(table.select(keys)), value_set=known)))
     if table.num_rows:
         # One chunk: some of Feast's writers look at no other.
         store.offline_write_batch(config, view, table.combine_chunks(), lambda rows: None)

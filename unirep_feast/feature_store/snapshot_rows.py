@@ -1,4 +1,4 @@
-"""Snapshots as rows to be stored: of every user the latest, a batch at a time."""
+"""Snapshots as rows to be stored: of every key the latest, a batch at a time."""
 
 from __future__ import annotations
 
@@ -33,33 +33,40 @@ class _Part:
 
 @dataclass
 class LatestRows:
-    """The rows that Feast would materialize from snapshots: of every user the latest.
+    """The rows that Feast would materialize from snapshots: of every key the latest.
 
     Args:
         paths: snapshots of one run, latest first; at least one.
-        join_key: name of the id column.
+        join_keys: names of the id columns; all but the first hold integers.
         mapping: from column names of a snapshot to those of the view.
     """
 
     paths: Sequence[Path]
-    join_key: str
+    join_keys: Sequence[str]
     mapping: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.users: pa.Array = read_users(self.paths[0], self.join_key)
-        self._parts = [_Part(self.paths[0], None, len(self.users))]
+        keys = read_keys(self.paths[0], self.join_keys)
+        self._parts = [_Part(self.paths[0], None, keys.num_rows)]
+        tables = [keys]
+        known = as_one(keys) if len(self.paths) > 1 else None
         for path in self.paths[1:]:
             # Who has no event in the encoder's window any more is in an older snapshot only.
-            users = read_users(path, self.join_key)
-            new = pc.invert(pc.is_in(users, value_set=self.users))
+            keys = read_keys(path, self.join_keys)
+            found = as_one(keys)
+            new = pc.invert(pc.is_in(found, value_set=known))
             rows = pc.sum(new).as_py() or 0
             if rows:
                 self._parts.append(_Part(path, new, rows))
-                self.users = pa.concat_arrays([self.users, users.filter(new)])
+                tables.append(keys.filter(new))
+                known = pa.concat_arrays([known, found.filter(new)])
+        #: (n,) ids of the rows, a column each.
+        self.keys: pa.Table = pa.concat_tables(tables)
 
     def __len__(self) -> int:
-        """Return the number of rows, one per user."""
-        return len(self.users)
+        """Return the number of rows, one per key."""
+        rows: int = self.keys.num_rows
+        return rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows, latest snapshot first."""
@@ -73,23 +80,24 @@ class LatestRows:
                 if batch.num_rows:
                     yield self._renamed(batch)
 
-    def empty(self, users: pa.Array, as_of: int, created: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows without a value, for users who must lose the one they have.
+    def empty(self, keys: pa.Table, as_of: int, created: int) -> Iterator[pa.RecordBatch]:
+        """Yield rows without a value, for keys that must lose the one they have.
 
         Args:
-            users: (n,) ids.
+            keys: (n,) ids, a column each.
             as_of: event time of the rows, microseconds.
             created: their creation time, microseconds.
         """
         schema = pq.read_schema(self.paths[0])
-        for start in range(0, len(users), _EMPTY_ROWS):
-            ids = users.slice(start, _EMPTY_ROWS)
+        for start in range(0, keys.num_rows, _EMPTY_ROWS):
+            ids = keys.slice(start, _EMPTY_ROWS).combine_chunks()
+            rows = ids.num_rows
             known = {
-                self.join_key: ids,
-                "event_timestamp": _constant(as_of, len(ids)),
-                "created": _constant(created, len(ids)),
+                **{name: ids[name].chunk(0) for name in ids.column_names},
+                "event_timestamp": _constant(as_of, rows),
+                "created": _constant(created, rows),
             }
-            columns = [known.get(each.name, pa.nulls(len(ids), each.type)) for each in schema]
+            columns = [known.get(each.name, pa.nulls(rows, each.type)) for each in schema]
             yield self._renamed(pa.record_batch(columns, names=schema.names))
 
     def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -97,18 +105,35 @@ class LatestRows:
         return batch.rename_columns(names)
 
 
-def read_users(path: Path, join_key: str) -> pa.Array:
-    """Read the (n,) ids of a snapshot, in file order.
+def read_keys(path: Path, join_keys: Sequence[str]) -> pa.Table:
+    """Read the (n,) ids of a snapshot, a column each, in file order.
 
     Raises:
-        StoreError: it cannot be read, or has no such column.
+        StoreError: it cannot be read, or lacks such a column.
     """
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            table = file.read(columns=[join_key])
-        return pa.concat_arrays(table[join_key].chunks)
+            table = file.read(columns=list(join_keys))
+        return table.select(list(join_keys))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StoreError(_unreadable(path, error)) from None
+
+
+def as_one(keys: pa.Table) -> pa.Array:
+    """Turn keys of one or several columns into (n,) values that are equal where the keys are.
+
+    Args:
+        keys: n rows; all columns but the first hold integers, so that the parts can be told apart.
+    """
+    columns = [pa.concat_arrays(column.chunks or [_none(column)]) for column in keys.columns]
+    if len(columns) == 1:
+        return columns[0]
+    texts = [column.cast(pa.large_string()) for column in columns]
+    return pc.binary_join_element_wise(*texts, pa.scalar("\0", pa.large_string()))
+
+
+def _none(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([], column.type)
 
 
 def counted(batches: Iterator[pa.RecordBatch], count: Callable[[int], None]) -> Iterator[pa.Table]:

@@ -242,8 +242,15 @@ class Inference:
             ) from error
         rows, encoder = len(batch), self.encoder
         self._check(encoded, "users", (rows, encoder.num_vectors, encoder.dim))
-        if "slots" in encoded.extras:
+        given, declared = "slots" in encoded.extras, "slots" in encoder.provides
+        if given:
             self._check(encoded, "slots", (rows, encoder.num_vectors))
+        if given != declared:
+            raise ContractError(
+                f"encoder {self.name!r} {'declares' if declared else 'does not declare'} slots in "
+                f"`provides` and {'returns some' if given else 'returns none'} in its extras; "
+                "declare what is returned"
+            )
         return encoded
 
     def _check(self, encoded: Encoded, name: str, wanted: tuple[int, ...]) -> None:

@@ -176,6 +176,7 @@ class Job:
             dim=encoder.dim,
             depends_on_as_of=encoder.depends_on_as_of,
             provides_items="items" in encoder.provides,
+            provides_slots="slots" in encoder.provides,
             trainer=state,
         )
         folder = self.folder / "checkpoints" / (_FINAL if final else f"step-{step:08d}")

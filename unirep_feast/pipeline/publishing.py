@@ -33,8 +33,22 @@ def check_publishable(spec: RepresentationSpec, encoder: Encoder, name: str) -> 
 
 def entity_of(spec: RepresentationSpec, kind: Kind) -> str:
     """What the catalog calls the rows of a kind of snapshot: the Feast entity they belong to."""
-    names = {"user": spec.view.entity, "item": spec.view.item_entity}
-    return names.get(kind, spec.view.interest_key)
+    names: dict[Kind, str] = {
+        "user": spec.view.entity,
+        "item": spec.view.item_entity,
+        "interest": spec.view.interest_key,
+    }
+    return names[kind]
+
+
+def keys_of(spec: RepresentationSpec, kind: Kind) -> list[str]:
+    """Names of the id columns of a kind of snapshot."""
+    keys: dict[Kind, list[str]] = {
+        "user": [spec.view.join_key],
+        "item": [spec.view.item_key],
+        "interest": [spec.view.join_key, spec.view.interest_key],
+    }
+    return keys[kind]
 
 
 def _check(spec: RepresentationSpec, name: str, items: bool, dim: int, who: str) -> None:

@@ -79,7 +79,7 @@ class EncoderTests(EncoderTimeChecks, EncoderCapabilityChecks):
         assert_finite(vectors(encoder, batch), f"vectors of a history of {longest} events")
 
     def test_extras_are_aligned_with_rows(self, encoder: Encoder, batch: SequenceBatch) -> None:
-        """Every extra has one entry per row; slots are (B, K) int64; penalties are scalars."""
+        """One entry per row; slots, if declared, are (B, K) int64, distinct; scalar penalties."""
         extras = encoder(batch).extras
 
         for name, extra in extras.items():
@@ -92,6 +92,14 @@ class EncoderTests(EncoderTimeChecks, EncoderCapabilityChecks):
             assert (tuple(slots.shape), slots.dtype) == (wanted, torch.int64), (
                 f"slots are {tuple(slots.shape)} {slots.dtype}, wanted (B, K) = {wanted} int64"
             )
+            ordered = slots.sort(dim=1).values
+            assert bool((ordered[:, 1:] != ordered[:, :-1]).all()), (
+                "a row names one slot twice, so (user, slot) names no vector; wanted distinct ones"
+            )
+        assert (slots is not None) == ("slots" in encoder.provides), (
+            f"provides {sorted(encoder.provides)}, but slots are "
+            f"{'missing from' if slots is None else 'among'} the extras; declare what is returned"
+        )
         for name, term in encoder.penalties(extras).items():
             assert term.shape == (), f"penalty {name!r} is {tuple(term.shape)}, wanted a scalar"
             assert_finite(term, f"penalty {name!r}")

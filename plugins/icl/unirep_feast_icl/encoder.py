@@ -31,7 +31,6 @@ class IclEncoder(nn.Module):
     """
 
     depends_on_as_of = False
-    provides = frozenset({"items", "batch_independent"})
 
     def __init__(
         self, codes: int, settings: EncoderSettings, prepared: Mapping[str, Tensor]
@@ -46,6 +45,8 @@ class IclEncoder(nn.Module):
             if settings.aggregation == "dictionary"
             else None
         )
+        slots = set() if self.dictionary is None else {"slots"}
+        self.provides = frozenset({"items", "batch_independent"} | slots)
 
     def bind(self, items: ItemTable) -> None:
         """Take in the titles of the item table."""

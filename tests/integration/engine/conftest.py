@@ -58,9 +58,13 @@ class Repo:
         (self.folder / "representations.py").write_text(
             "from pathlib import Path\n"
             "from unirep_feast.feature_store.views import representation\n\n"
-            "user, source, view, service = representation(\n"
-            '    Path(__file__).with_name("shop.yaml")\n'
-            ")\n" + self.more
+            'made = representation(Path(__file__).with_name("shop.yaml"))\n'
+            "user, source, view, service = made.users\n"
+            "if made.items is not None:\n"
+            "    item, item_source, item_view, item_service = made.items\n"
+            "if made.interests is not None:\n"
+            "    interest, interest_source, interest_view, interest_service = made.interests\n"
+            + self.more
         )
 
     def store(self, apply: bool = True) -> Any:

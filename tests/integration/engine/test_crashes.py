@@ -26,7 +26,7 @@ import importlib, os, signal, sys
 from datetime import datetime
 folder, module, name, count, end = sys.argv[1:]
 from feast import FeatureStore
-from unirep_feast.feature_store import materializing, snapshot_rows
+from unirep_feast.feature_store import snapshot_rows
 snapshot_rows.BATCH_BYTES = 1  # a user at a time
 owner = importlib.import_module(module)
 *path, last = name.split(".")
@@ -53,7 +53,7 @@ MOMENTS = {
     "before it appears": ("unirep_feast.files", "fsync", 1, False),
     "before it is recorded": ("unirep_feast.catalog", "Catalog.add_snapshot", 1, True),
     "before the online store is written": (
-        "unirep_feast.feature_store.materializing",
+        "unirep_feast.feature_store.online_serving",
         "write_online",
         1,
         True,
@@ -138,7 +138,7 @@ def test_two_at_once(repo: Any) -> None:
 
     assert [process.returncode for process in both] == [0, 0], errors
     repo.expect(repo.store(apply=False), run, T1)
-    assert len(repo.catalog().snapshots(run)) == 1
+    assert [one.entity for one in repo.catalog().snapshots(run)] == ["item", "user"]
     assert [row[0] for row in repo.recorded()] == [T1, T1]
     assert repo.left_overs() == []
 
@@ -226,7 +226,7 @@ def test_a_full_disk_for_the_snapshot(engine_repo: Any, monkeypatch: pytest.Monk
             repo.materialize(store, T1)
 
     assert repo.stored() == before
-    assert len(repo.catalog().snapshots(run)) == 1
+    assert [one.entity for one in repo.catalog().snapshots(run)] == ["item", "user"]
     assert repo.left_overs() == []
     assert len(repo.intervals(store)) == 1
 
@@ -236,15 +236,16 @@ def test_a_promotion_meanwhile(
     engine_repo: Any, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """A materialize that another run overtook records nothing; the next one leaves one space."""
-    from unirep_feast.feature_store import materializing
+    from unirep_feast.feature_store import materializing, online_serving
 
     repo = engine_repo()
     first = repo.train()
     second = repo.train()
     repo.promote(first)
     store = repo.store()
+    owner: Any = materializing if when == "before" else online_serving
     name = {"before": "encode", "while": "write_online"}[when]
-    function = getattr(materializing, name)
+    function = getattr(owner, name)
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
         done = function(*arguments, **options)
@@ -252,7 +253,7 @@ def test_a_promotion_meanwhile(
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(materializing, name, overtaken)
+        patch.setattr(owner, name, overtaken)
         with pytest.raises(StoreError, match=f"run {second} serves 'shop' now, run {first} did"):
             repo.materialize(store, T1)
 

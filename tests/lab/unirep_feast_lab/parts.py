@@ -22,6 +22,8 @@ class LabEncoder(nn.Module):
         self.depends_on_as_of = settings.ages
         self.window = Window(settings.max_events, settings.max_days)
         more = {"batch_independent"} if settings.independent and not settings.batch_norm else set()
+        if settings.slots or settings.fails == "slots":
+            more |= {"slots"}
         self.provides = frozenset({"steps", "items"} | more)
         width = settings.vectors * settings.dim
         self.items = nn.Embedding(codes, settings.dim)
@@ -59,7 +61,7 @@ class LabEncoder(nn.Module):
         place = torch.arange(1, batch.width + 1, device=batch.device)[:, None]
         hidden = batch.unpad(embedded.cumsum(1) / place) if steps else None
         extras = {"norms": users.flatten(1).norm(dim=1)} if self.settings.penalty else {}
-        if self.settings.slots or fails == "slots":
+        if "slots" in self.provides:
             slots = torch.arange(self.num_vectors, device=batch.device) + batch.lengths[:, None]
             extras["slots"] = slots[:, :-1] if fails == "slots" else slots
             if fails == "twice":
