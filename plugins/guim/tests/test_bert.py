@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
 from unirep_feast_guim.bert import HeadVectors, Layer, one_layer
+from unirep_feast_guim.dropout import Dropout
 from unirep_feast_guim.layout import Layout
 
 Batches = Callable[..., SequenceBatch]
@@ -126,6 +127,28 @@ def test_head_vectors_equal_plain_sums(batch: SequenceBatch) -> None:
                     torch.zeros(d, dtype=torch.float64),
                 )
                 torch.testing.assert_close(found[row, head], expected)
+
+
+def test_attention_in_memory_equals_torchs(batch: SequenceBatch) -> None:
+    """The way taken on CPUs while weights are dropped, with none dropped."""
+    attention = Layer(8, 2, dropout=0).double().attention
+    q, k, v = torch.randn(3, 3, 2, 6, 4, dtype=torch.float64)
+    mask = Layout.of(batch, 2, packed=True).mask
+    expected = nn.functional.scaled_dot_product_attention(q, k, v, mask[:, None, None])
+
+    torch.testing.assert_close(attention._explicit(q, k, v, mask), expected)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
+    dropout = Dropout(rate)
+    x = torch.ones(500, 401)
+    dropped = dropout(x)
+
+    assert float((dropped == 0).float().mean()) == pytest.approx(rate, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert len(dropped.unique()) == 2
+    assert dropout.eval()(x) is x
 
 
 def test_one_layer_networks_end_in_gelu_or_nothing() -> None:

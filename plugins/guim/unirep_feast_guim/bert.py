@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unirep_feast_guim.dropout import Dropout
 from unirep_feast_guim.layout import Layout
 
 #: BERT's.
@@ -25,7 +27,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
@@ -62,11 +64,27 @@ class SelfAttention(nn.Module):
         both = layout.pad(self.key_value(x)).view(B, -1, 2, self.heads, width)
         k, v = both.permute(2, 0, 3, 1, 4)  # (B, h, L, d / h)
         q = query.view(B, Q, self.heads, width).transpose(1, 2)
-        rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=layout.mask[:, None, None], dropout_p=rate
-        )
+        if q.is_cpu and self.dropout.active:
+            mixed = self._explicit(q, k, v, layout.mask)
+        else:
+            rate = self.dropout.rate if self.dropout.active else 0.0
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=layout.mask[:, None, None], dropout_p=rate
+            )
         return mixed.transpose(1, 2).reshape(B, Q, d)
+
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Attend with the weights in memory, where torch would fall back to that, but slower.
+
+        Shape:
+            q: (B, h, Q, d / h); k, v: (B, h, L, d / h).
+            mask: (B, L) bool; each row has some True.
+            returns: (B, h, Q, d / h).
+        """
+        hidden = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + hidden[:, None, None]
+        weights: Tensor = self.dropout(scores.softmax(-1))
+        return weights @ v
 
 
 class Layer(nn.Module):
@@ -87,7 +105,7 @@ class Layer(nn.Module):
         self.inner = nn.Linear(dim, 4 * dim)
         self.outer = nn.Linear(4 * dim, dim)
         self.feed_norm = nn.LayerNorm(dim, eps=_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         init_linear(self.inner)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)

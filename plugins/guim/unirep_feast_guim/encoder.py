@@ -15,6 +15,7 @@ from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
 from unirep_feast_guim.bert import HeadVectors, Layer, head_count, one_layer
 from unirep_feast_guim.config import EncoderSettings
+from unirep_feast_guim.dropout import Dropout
 from unirep_feast_guim.item_embedding import ItemEmbedding
 from unirep_feast_guim.layout import Layout
 
@@ -53,7 +54,7 @@ class GuimEncoder(nn.Module):
         self.f_cls = nn.Embedding(self.tokens, width)
         self.f_t = nn.Embedding(1 + settings.history_days, width)  # row 0 is t0
         self.mask = nn.Parameter(torch.empty(width))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         heads = head_count(settings.heads, settings.dim, width)
         self.layers = nn.ModuleList(
             Layer(width, heads, settings.dropout) for _ in range(settings.layers)

@@ -146,7 +146,7 @@ def vectors_used(cosine: Tensor, pairs: Pairs, pool: ItemPool) -> Tensor:
         cosine: (B, C, P) float.
         returns: () float.
     """
-    winners = cosine.argmax(1)[pairs.rows, pool.places(pairs.codes)]  # (n,)
+    winners = cosine[pairs.rows, :, pool.places(pairs.codes)].argmax(1)  # (n,)
     share = torch.bincount(winners, minlength=cosine.shape[1]) / max(len(winners), 1)
     used: Tensor = torch.special.entr(share).sum().exp()
     return used
