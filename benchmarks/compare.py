@@ -1,7 +1,7 @@
 """Ours and the rivals side by side: A B A B … in one session, one thread, medians and ratios.
 
     benchmarks/rivals/setup.sh                    # once: the rivals' environments
-    python benchmarks/compare.py pack             # or: clue-step, encode, pack-20m, all
+    python benchmarks/compare.py pack             # or: clue-step, guim-step-users, encode, …, all
     python benchmarks/compare.py table            # rewrite the table from what was measured
 
 Every side is a script that measures itself and prints one JSON line (see `measuring.py`). A
@@ -107,6 +107,25 @@ JOBS = {
         rounds=5,
         wanted="≥ 2x",
     ),
+    **{
+        f"{plugin}-step-{count}": Job(
+            f"{plugin.upper()} training step (history and what follows) vs CoLES step (two "
+            f"slices), {count}, ML-1M, up to 100 events, d 64, batch 128",
+            (
+                Side(f"unirep-feast {plugin}", "", "ours_sets_step.py", (plugin, "--count", count)),
+                Side(
+                    "pytorch-lifestream 0.7 CoLES, transformer, 2 layers, 4 heads",
+                    LIFESTREAM,
+                    "rivals/lifestream_coles.py",
+                    ("--count", count),
+                ),
+            ),
+            rounds=3,
+            wanted="≥ 4x",
+        )
+        for plugin in ("guim", "icl")
+        for count in ("users", "events")
+    },
     "encode": Job(
         "whole histories → vectors, ML-1M, transformer, 2 layers, d 64, 4 heads",
         (

@@ -7,24 +7,30 @@ from typing import Any
 import measuring
 
 from unirep_feast.config import RepresentationSpec, parse_spec
-from unirep_feast.events import read_events
+from unirep_feast.events import read_events, read_items
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences, fit_vocabulary
 from unirep_feast.trio import Choice, choose
 
 
-def ml1m(**sections: Any) -> tuple[RepresentationSpec, Choice, Sequences]:
-    """A clue spec on ML-1M with the given sections, its parts, and the packed events."""
+def ml1m(
+    plugin: str = "clue", titles: bool = False, **sections: Any
+) -> tuple[RepresentationSpec, Choice, Sequences]:
+    """A spec on ML-1M with the given sections, its parts, and the packed events."""
+    folder = measuring.data_folder() / "ml-1m"
+    if titles:
+        sections["items"] = {"path": str(folder / "items.parquet")}
     spec = parse_spec(
         {
             "name": "bench",
-            "plugin": "clue",
-            "events": {"path": str(measuring.data_folder() / "ml-1m" / "events.parquet")},
+            "plugin": plugin,
+            "events": {"path": str(folder / "events.parquet")},
             **sections,
         },
         "benchmark",
     )
     packed = pack(read_events(spec))
     vocabulary = fit_vocabulary(packed, until=int(packed.times.max()) + 1)
-    return spec, choose(spec, load_plugins()), Sequences.from_packed(packed, vocabulary)
+    sequences = Sequences.from_packed(packed, vocabulary, read_items(spec))
+    return spec, choose(spec, load_plugins()), sequences
