@@ -61,8 +61,9 @@ __all__ = [
 #: Names of the views: the representation's own, and with these endings.
 _ENDINGS: dict[Kind, str] = {"user": "", "item": "_items", "interest": "_interests"}
 
-#: The spellings of Milvus, the one store that reads the metric off a field.
-_METRICS = {"cosine": "COSINE", "l2": "L2", "inner_product": "IP"}
+#: Spelt as both PostgreSQL and Milvus read them; for the inner product no spelling suits both, and
+#: this one is of Milvus.
+_METRICS = {"cosine": "cosine", "l2": "L2", "inner_product": "IP"}
 
 #: Paths of sources made here; Feast's check of a source does not know globs.
 _GLOBS: set[str] = set()

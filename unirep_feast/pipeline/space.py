@@ -125,14 +125,15 @@ class Space:
         ids: Sequence[str | int] = wanted
         if pa.types.is_integer(self.ids.type):
             try:
-                ids = [int(text) for text in wanted]
+                numbers = [int(text) for text in wanted]
             except ValueError as error:
                 text = str(error).rpartition(": ")[2]
                 raise SearchError(
                     f"{text} is no id: {self._key} of {self._path.name} holds integers"
                 ) from None
-            if any(not -(2**63) <= number < 2**63 for number in ids):
+            if any(not -(2**63) <= number < 2**63 for number in numbers):
                 raise SearchError(f"an id of {self._key} is beyond 64 bits; give one of its ids")
+            ids = numbers
         places = pc.index_in(pa.array(ids, self.ids.type), value_set=self.ids)
         known = places.is_valid().to_numpy(zero_copy_only=False)
         missing = [text for text, there in zip(wanted, known, strict=True) if not there]
