@@ -1,0 +1,1 @@
+"""UserBERT for unirep-feast."""
