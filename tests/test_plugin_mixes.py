@@ -26,6 +26,7 @@ README = ROOT / "plugins" / "README.md"
 #: Sizes that make a step take milliseconds; parts that are not named have their defaults.
 SMALL: dict[tuple[Role, str], dict[str, Any]] = {
     ("encoder", "clue"): {"dim": 16, "heads": 2, "max_events": 24},
+    ("encoder", "guim"): {"dim": 16, "vectors": 2, "layers": 1, "max_events": 24},
     ("encoder", "icl"): {"dim": 16, "vectors": 2, "interests": 6},
     ("encoder", "icl.capsule"): {"dim": 16, "vectors": 2},
     ("encoder", "lurm"): {"item_dim": 8, "interests": 6, "anchors": 2, "dim": 8},
