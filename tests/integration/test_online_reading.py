@@ -218,7 +218,7 @@ def test_what_is_not_known_is_read_through_feast(
     write(store, {1: vector(1), 2: vector(2)})
     ours = online_user_vectors(store, "read", [2, 3, 1, 2])
     if why == "version":
-        monkeypatch.setattr(online_reading, "get_version", lambda: "0.99.0")
+        monkeypatch.setattr(online_reading, "_feast", lambda: "0.99.0")
     elif why == "provider":
         monkeypatch.setattr(online_reading, "PassthroughProvider", str)
     else:

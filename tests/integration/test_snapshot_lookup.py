@@ -210,10 +210,10 @@ def test_the_link_is_resolved_once(make_repo: Any, monkeypatch: pytest.MonkeyPat
     repo = make_repo()
     repo.snapshot("2024-01-01", range(5), run="first")
     view = repo.store().get_feature_view("purchases")
-    paths = snapshot_lookup.snapshot_paths(view)
+    folder = snapshot_lookup.snapshot_folder(view)
 
-    assert paths is not None
-    assert [path.parent.name for path in paths] == ["first"]
+    assert folder is not None
+    assert [path.parent.name for path in snapshot_lookup.snapshot_paths(folder)] == ["first"]
 
 
 def test_other_offline_stores_are_asked_through_feast(
@@ -272,11 +272,11 @@ def test_sources_that_are_no_folder_of_parquet_files_are_left_to_feast(
         "file_format": ParquetFormat(),
         "timestamp_field": "event_timestamp",
     }
-    assert snapshot_lookup.snapshot_paths(view)
+    assert snapshot_lookup.snapshot_folder(view) is not None
 
     view.batch_source = FileSource(**{**settings, **change})
 
-    assert snapshot_lookup.snapshot_paths(view) is None
+    assert snapshot_lookup.snapshot_folder(view) is None
 
 
 def test_vectors_are_read_in_pieces(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,12 @@ from feast.errors import FeatureViewNotFoundException
 from torch import Tensor
 
 from unirep_feast.errors import StoreError
-from unirep_feast.feature_store.snapshot_lookup import snapshot_paths
+from unirep_feast.feature_store.snapshot_lookup import snapshot_folder, snapshot_paths
 from unirep_feast.feature_store.views import DIM_TAG, VECTORS_TAG, spec_of
 from unirep_feast.snapshot import DIM, VECTORS
 
 #: Folder of a run to its K and D, which never change; serving must not open a file per request.
-_SHAPES: dict[str, tuple[int, int]] = {}
+_SHAPES: dict[Path, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -117,21 +118,17 @@ def missing(view: FeatureView, rows: int) -> UserVectors:
 
 def shape_of(view: FeatureView) -> tuple[int | None, int | None]:
     """K and D of the promoted run: of its snapshots where they can be seen, else of the tags."""
-    try:
-        paths = snapshot_paths(view)
-    except StoreError:  # a folder out of reach is no reason to stop serving
-        paths = None
-    if paths:
-        folder = str(paths[-1].parent)
-        if folder in _SHAPES:
-            return _SHAPES[folder]
-        try:
-            footer = pq.read_schema(paths[-1]).metadata or {}
-        except (pa.ArrowException, OSError):  # nor is a damaged snapshot
+    folder = snapshot_folder(view)
+    if folder is not None and folder not in _SHAPES:
+        try:  # a folder out of reach, or a damaged snapshot, is no reason to stop serving
+            newest = snapshot_paths(folder)[-1:]
+            footer = (pq.read_schema(newest[0]).metadata or {}) if newest else {}
+        except (StoreError, pa.ArrowException, OSError):
             footer = {}
         if VECTORS in footer and DIM in footer:
             _SHAPES[folder] = int(footer[VECTORS]), int(footer[DIM])
-            return _SHAPES[folder]
+    if folder in _SHAPES:
+        return _SHAPES[folder]
     vectors, dim = view.tags.get(VECTORS_TAG), view.tags.get(DIM_TAG)
     return (int(vectors), int(dim)) if vectors and dim else (None, None)
 

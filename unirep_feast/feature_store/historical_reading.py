@@ -27,6 +27,7 @@ from unirep_feast.feature_store.snapshot_lookup import (
     Snapshot,
     gather,
     locate,
+    snapshot_folder,
     snapshot_paths,
 )
 
@@ -92,9 +93,12 @@ def open_snapshots(store: FeatureStore, view: FeatureView) -> list[Snapshot] | N
     Raises:
         StoreError: there is no file yet, or one cannot be read.
     """
-    paths = snapshot_paths(view) if type_of(store.config.offline_store) in _READS_FILES else None
-    if paths is None:
+    if type_of(store.config.offline_store) not in _READS_FILES:
         return None
+    folder = snapshot_folder(view)
+    if folder is None:
+        return None
+    paths = snapshot_paths(folder)
     if not paths:
         raise _no_snapshot(view)
     return [Snapshot(path, view) for path in paths]

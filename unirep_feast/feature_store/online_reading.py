@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,9 +157,8 @@ def _online_store(store: FeatureStore, view: FeatureView) -> tuple[OnlineStore |
     provider = store._get_provider()
     if not isinstance(provider, PassthroughProvider):
         return None, f"provider {type(provider).__name__}"
-    version = get_version()
-    if version not in VERIFIED:
-        return None, f"feast {version}"
+    if _feast() not in VERIFIED:
+        return None, f"feast {_feast()}"
     if store.config.entity_key_serialization_version != 3:
         return None, "entity_key_serialization_version"
     for field in view.entity_columns:
@@ -170,6 +169,13 @@ def _online_store(store: FeatureStore, view: FeatureView) -> tuple[OnlineStore |
     if kind not in (_SQLITE, _REDIS):
         return None, f"online store {kind}"
     return online, ""
+
+
+@cache
+def _feast() -> str:
+    """The version of Feast, whose look-up takes milliseconds."""
+    version: str = get_version()
+    return version
 
 
 def _kind(online: OnlineStore) -> str:

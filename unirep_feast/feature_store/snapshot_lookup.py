@@ -27,6 +27,7 @@ from unirep_feast.feature_store.online_writer.values import microseconds
 from unirep_feast.feature_store.vector_files import VectorFile, mixed, readable
 
 _EARLIEST = np.iinfo(np.int64).min
+_FILES = "*.parquet"
 _ESCAPED = re.compile(r"\[([*?[])\]")
 
 
@@ -128,11 +129,11 @@ class Located:
     row: np.ndarray
 
 
-def snapshot_paths(view: FeatureView) -> list[Path] | None:
-    """Files of a view whose source is a local folder, through its link resolved once, by name.
+def snapshot_folder(view: FeatureView) -> Path | None:
+    """Folder that a view's source reads, with links resolved once and for all.
 
     Returns:
-        None where the source is anything else, which then is for Feast to read.
+        None where the source is no local folder of parquet files, which then is Feast's to read.
     """
     source = view.batch_source
     if type(source) is not FileSource or source.field_mapping:
@@ -141,14 +142,21 @@ def snapshot_paths(view: FeatureView) -> list[Path] | None:
         return None
     folder, pattern = os.path.split(source.path)
     plain = _ESCAPED.sub(r"\1", folder)
-    if not os.path.isabs(folder) or pattern != "*.parquet" or glob.escape(plain) != folder:  # noqa: PTH117
+    if not os.path.isabs(folder) or pattern != _FILES or glob.escape(plain) != folder:  # noqa: PTH117
         return None
+    return Path(os.path.realpath(plain))
+
+
+def snapshot_paths(folder: Path) -> list[Path]:
+    """Files of a folder, by name, which is by time.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
     try:
-        # Both in one call would look the link up again for each file.
-        found = Path(os.path.realpath(plain))
-        return sorted(found.glob(pattern))
+        return sorted(folder.glob(_FILES))
     except OSError as error:
-        raise StoreError(f"{plain} cannot be read: {error.strerror or error}") from None
+        raise StoreError(f"{folder} cannot be read: {error.strerror or error}") from None
 
 
 def locate(snapshots: Sequence[Snapshot], rows: EntityRows, ttl: timedelta | None) -> Located:
