@@ -15,6 +15,7 @@ import torch
 
 from unirep_feast.batch import SequenceBatch
 from unirep_feast.errors import ContractError
+from unirep_feast.events import TIME_TYPE
 from unirep_feast.plugins import Role, load_plugins
 from unirep_feast.testing.recipe import registered, train, vectors
 from unirep_feast.testing.world import World, make_world
@@ -32,6 +33,7 @@ SMALL: dict[tuple[Role, str], dict[str, Any]] = {
     ("encoder", "lurm"): {"item_dim": 8, "interests": 6, "anchors": 2, "dim": 8},
     ("encoder", "lurm.boi"): {"item_dim": 8, "interests": 6},
     ("encoder", "lurm.items"): {"item_dim": 8},
+    ("encoder", "userbert"): {"dim": 16, "heads": 2, "max_events": 24},
 }
 
 
@@ -57,7 +59,24 @@ def build(
     labels = tmp_path_factory.mktemp("labels") / "labels.parquet"
     label = (world.past.lengths > world.past.lengths.float().median()).tolist()
     pq.write_table(pa.table({"user_id": world.past.users, "label": label}), labels)
-    own = {**SMALL, ("sampler", "clue.labels"): {"path": str(labels)}}
+    shown = labels.with_name("impressions.parquet")
+    end = pa.scalar(world.past.until - 1).cast(TIME_TYPE)
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": world.past.users,
+                "item_id": world.past.items.item_ids.take(pa.array([0] * len(label))),
+                "event_timestamp": pa.array([end.as_py()] * len(label), TIME_TYPE),
+                "clicked": label,
+            }
+        ),
+        shown,
+    )
+    own = {
+        **SMALL,
+        ("sampler", "clue.labels"): {"path": str(labels)},
+        ("sampler", "userbert.ctr"): {"path": str(shown), "negatives": None},
+    }
 
     def make(encoder: str, objective: str, sampler: str) -> Trio:
         names: dict[Role, str] = {
