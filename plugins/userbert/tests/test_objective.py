@@ -19,7 +19,7 @@ from unirep_feast.trio import Trio
 
 
 def dot(a: Tensor, b: Tensor) -> float:
-    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -128,8 +128,9 @@ class UserBertObjective(nn.Module):
         ids, place = torch.unique(torch.cat((codes[:, None], negative), 1), return_inverse=True)
         # The chosen are encoded again, now with gradient.
         vectors = full(encoder.embed_items(ids))
-        scores = torch.einsum("nqd,nkd->nqk", query, F.embedding(place, vectors)).amax(1)
-        return _masked(scores, chosen)
+        with torch.autocast(query.device.type, enabled=False):  # bfloat16 has two digits
+            dots = torch.einsum("nqd,nkd->nqk", query, F.embedding(place, vectors))
+        return _masked(dots.amax(1), chosen)
 
     def _bsm(self, encoder: Encoder, views: Views, first: SequenceBatch, A: Tensor) -> Tensor:
         """(b, 1 + P) scores of Eq 2: sequence A by candidate sequences, B first."""

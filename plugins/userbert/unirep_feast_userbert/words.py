@@ -81,7 +81,7 @@ class TitleBehaviors(nn.Module):
         nothing = torch.zeros(FIRST_ITEM + 1, dtype=torch.int64)
         # No buffers: both belong to the run-time catalogue, not to the weights.
         self._items = ItemWords(nothing[:0], nothing)
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: _Kept | None = None
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
 
     def bind(self, items: ItemTable) -> None:
@@ -109,17 +109,11 @@ class TitleBehaviors(nn.Module):
         # What is made in inference mode could not be added to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             if self._kept is None:
-                count = len(self._items.offsets) - 1
-                weight = self.words.weight
-                self._kept = (
-                    weight.new_zeros(count, weight.shape[1]),
-                    torch.zeros(count, dtype=torch.bool, device=weight.device),
-                )
-            vectors, known = self._kept
-            fresh = torch.unique(codes[~known[codes]])
-            vectors[fresh] = self._read(fresh)
-            known[fresh] = True
-            return F.embedding(codes, vectors)
+                self._kept = _Kept(len(self._items.offsets) - 1, self.words.weight)
+            fresh = self._kept.missing(codes)
+            if len(fresh):
+                self._kept.add(fresh, self._read(fresh))
+            return self._kept.take(codes)
 
     def _read(self, codes: Tensor) -> Tensor:
         """(n,) codes to (n, D), each read."""
@@ -160,3 +154,38 @@ class TitleBehaviors(nn.Module):
 
 def _loaded(module: nn.Module, keys: object) -> None:
     cast(TitleBehaviors, module)._forget()
+
+
+class _Kept:
+    """Vectors of the items that were asked for so far; room grows with them.
+
+    Args:
+        codes: V, how many there may be.
+        like: (., D) gives width, dtype and device.
+    """
+
+    def __init__(self, codes: int, like: Tensor) -> None:
+        self.slots = torch.full((codes,), -1, dtype=torch.int64, device=like.device)
+        self.vectors = like.new_empty(0, like.shape[1])
+        self.count = 0
+
+    def missing(self, codes: Tensor) -> Tensor:
+        """Distinct codes among (n,) that are not kept."""
+        distinct: Tensor = torch.unique(codes[self.slots[codes] < 0])
+        return distinct
+
+    def add(self, codes: Tensor, vectors: Tensor) -> None:
+        """Keep (n, D) vectors of (n,) distinct codes that are missing."""
+        end = self.count + len(codes)
+        if end > len(self.vectors):
+            room = vectors.new_empty(max(end, 2 * len(self.vectors)), vectors.shape[1])
+            room[: self.count] = self.vectors[: self.count]
+            self.vectors = room
+        self.vectors[self.count : end] = vectors
+        self.slots[codes] = torch.arange(self.count, end, device=codes.device)
+        self.count = end
+
+    def take(self, codes: Tensor) -> Tensor:
+        """(n,) kept codes to (n, D)."""
+        rows: Tensor = F.embedding(self.slots[codes], self.vectors)
+        return rows
