@@ -19,8 +19,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
 quickstart: install
 	$(BIN)/python examples/quickstart.py $(if $(EVENTS),--events $(EVENTS))
 
+# A worker per core, one thread each; whole files, because a file's tests share what they trained.
 test: install docs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff format --check .
