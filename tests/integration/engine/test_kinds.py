@@ -57,6 +57,7 @@ def expect(repo: Any, store: Any, run: str, time: str = T1) -> None:
         assert online(store, kind, list(wanted)) == list(wanted.values())
 
 
+@pytest.mark.slow  # the shipped repo shows the same on SQLite, in test_feature_repo.py
 def test_two_commands_fill_all_stores_and_stock_feast_agrees(engine_repo: Any, unirep: Any) -> None:
     """After training, `feast apply && feast materialize START END` alone fills offline and online
     for users, items and interests; without the batch_engine lines the stock engine stores the
