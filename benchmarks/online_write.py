@@ -136,11 +136,16 @@ def run(side: str, backend: str, users: int, width: int) -> dict[str, Any]:
 
 
 def summary(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians per store and shape, and ratios to ours round by round."""
+    """Medians per store and shape, and ratios to ours of the same round, which comes first."""
     groups: dict[tuple[str, int, int], dict[str, list[dict[str, Any]]]] = {}
+    latest: dict[tuple[str, int, int], dict[str, Any]] = {}
     for one in measured:
         shape = (one["store"], one["users"], one["width"])
-        groups.setdefault(shape, {}).setdefault(one["side"], []).append(one)
+        if one["side"] == "ours":
+            latest[shape] = one
+        groups.setdefault(shape, {}).setdefault(one["side"], []).append(
+            one | {"ours": latest.get(shape)}
+        )
     found = []
     for shape, sides in groups.items():
         checksums = {one["checksum"] for runs in sides.values() for one in runs}
@@ -154,8 +159,9 @@ def summary(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for phase in PHASES:
                 for clock in ("seconds", "cpu"):
                     taken = [one[clock][phase] for one in runs]
-                    ours = [one[clock][phase] for one in sides.get("ours", [])]
-                    ratios = [other / own for other, own in zip(taken, ours, strict=False)]
+                    ratios = [
+                        one[clock][phase] / one["ours"][clock][phase] for one in runs if one["ours"]
+                    ]
                     entry[f"{phase}_{clock}"] = round(statistics.median(taken), 3)
                     entry[f"{phase}_{clock}_ratio"] = (
                         round(statistics.median(ratios), 2) if ratios else None
