@@ -50,6 +50,10 @@ class SearchError(UnirepError):
     """An index cannot be built or read, or a question cannot be answered."""
 
 
+class EvaluationError(UnirepError):
+    """A task, a probe or a result of an evaluation cannot be used."""
+
+
 class LeakageError(UnirepError):
     """Vectors as of T would come from a model that has seen events at or after T."""
 
