@@ -1,7 +1,11 @@
-"""Parquet files of vectors: some rows of theirs, read in pieces into an array that is there."""
+"""Parquet files of vectors: some rows of theirs, put into an array that is there.
+
+As they lie in the mapped file where a row group is a plain page, else read in pieces.
+"""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,7 @@ import pyarrow.parquet as pq
 
 from unirep_feast.errors import StoreError, one_line
 from unirep_feast.feature_store.columns import from_arrow
+from unirep_feast.feature_store.vector_pages import row_type, vectors_of
 from unirep_feast.snapshot import DIM, VECTORS
 
 #: Of vectors held beside the result, per file that is read at a time.
@@ -36,11 +41,14 @@ class VectorFile:
             StoreError: it cannot be read.
         """
         self.path = path
-        with readable(path):
+        with readable(path), path.open("rb") as file:
             self._file = pq.ParquetFile(path, memory_map=True)
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             status = path.stat()
         self.identity = (status.st_ino, status.st_size, status.st_mtime_ns)
         metadata = self._file.metadata
+        leaves = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+        self._column = next((n for n, leaf in enumerate(leaves) if leaf.startswith("vector.")), -1)
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         footer = self._file.schema_arrow.metadata or {}
@@ -71,16 +79,49 @@ class VectorFile:
         Raises:
             StoreError: it cannot be read, or holds vectors of another length than W.
         """
+        if len(rows) == 0:
+            return
         order = np.argsort(rows, kind="stable")
         rows, places = rows[order], places[order]
+        ends = np.searchsorted(rows, self.starts[1:])
+        pieces: list[int] = []
+        for group in np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist():
+            plain = self._plain(group, vectors.shape[1])
+            if plain is None:
+                pieces.append(group)
+                continue
+            some = slice(0 if group == 0 else ends[group - 1], ends[group])
+            whole = vectors.view(row_type(vectors.shape[1]))[:, 0]
+            whole[places[some]] = plain[rows[some] - self.starts[group]]
+            mask[places[some]] = True
+        self._fill_in_pieces(pieces, rows, places, vectors, mask)
+
+    def _plain(self, group: int, width: int) -> np.ndarray | None:
+        """The vectors of a row group as they lie in the file, if they do."""
+        known = self.num_vectors and self.dim and self.num_vectors * self.dim == width
+        if not known or self._column < 0:
+            return None
+        return vectors_of(self._mapped, self._file.metadata, group, self._column, width)
+
+    def _fill_in_pieces(
+        self,
+        groups: list[int],
+        rows: np.ndarray,
+        places: np.ndarray,
+        vectors: np.ndarray,
+        mask: np.ndarray,
+    ) -> None:
+        """As :meth:`fill`, of the rows that are in some row groups, in order."""
         group = np.searchsorted(self.starts, rows, side="right") - 1
-        needed, which = np.unique(group, return_inverse=True)
-        sizes = np.diff(self.starts)[needed]
+        some = np.isin(group, groups)
+        rows, places, group = rows[some], places[some], group[some]
+        sizes = np.diff(self.starts)[groups]
         # Where each row stands in the run of needed row groups, which is read in pieces.
-        position = rows - self.starts[group] + (np.cumsum(sizes) - sizes)[which]
+        position = rows - self.starts[group]
+        position += (np.cumsum(sizes) - sizes)[np.searchsorted(groups, group)]
         width = vectors.shape[1]
         start = done = 0
-        for batch in self._batches(needed.tolist(), max(1, BATCH_BYTES // max(4 * width, 1))):
+        for batch in self._batches(groups, max(1, BATCH_BYTES // max(4 * width, 1))):
             upto = int(np.searchsorted(position, start + len(batch)))
             if done < upto:
                 chosen, place = position[done:upto] - start, places[done:upto]

@@ -20,6 +20,10 @@ from unirep_feast.snapshot.layout import AS_OF, DIM, VECTORS
 #: A list column holds fewer numbers than this, since its offsets are 32 bits wide.
 MOST_NUMBERS = 2**31 - 1
 
+#: Most bytes and rows of a row group, whose vectors are one page: a reader finds them in one place.
+#: More than so many rows Arrow would not put on a page.
+GROUP_BYTES, GROUP_ROWS = 32 << 20, 20_000
+
 #: What a snapshot would be without; see :func:`write_tables`.
 NO_USER = "no user has an event{when} in the encoder's window"
 NO_ITEM = "no item that the run knows has an event{when}"
@@ -41,7 +45,9 @@ def write_tables(
     expected: str | None,
     nothing: str,
 ) -> SnapshotFile:
-    """Write tables of one schema into a file, a row group each, or leave no file.
+    """Write tables of one schema into a file, or leave no file.
+
+    Each table is a row group, or some if it is large.
 
     Args:
         path: a file; one that is there is replaced.
@@ -75,8 +81,9 @@ def write_tables(
                                 if not pa.types.is_nested(field.type)
                             },
                             use_dictionary=False,
+                            data_page_size=2 * GROUP_BYTES,
                         )
-                    writer.write_table(table.cast(writer.schema))
+                    writer.write_table(table.cast(writer.schema), _rows_per_group(table))
                     rows += table.num_rows
             finally:
                 if writer is not None:
@@ -137,6 +144,11 @@ def constant(microseconds: int, rows: int) -> pa.Array:
 def rows_per_table(width: int) -> int:
     """How many vectors of so many numbers fit the 32-bit offsets of a list column."""
     return max(MOST_NUMBERS // max(width, 1), 1)
+
+
+def _rows_per_group(table: pa.Table) -> int:
+    fitting: int = GROUP_BYTES * table.num_rows // max(table.nbytes, 1)
+    return min(max(fitting, 1), GROUP_ROWS)
 
 
 def footer_of(
