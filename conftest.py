@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip what is slow unless asked for, and what needs a GPU where there is none."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if not config.getoption("--slow"):
+    if not config.getoption("--slow", default=False):
         for item in slow:
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
     if gpu and not _has_cuda():

@@ -97,10 +97,14 @@ def test_an_installed_distribution_is_found(install: Install) -> None:
         ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
-        ("UNIREP_API = 99" + GOOD, "speaks plugin API 99, this host speaks 1; update one"),
+        (
+            "UNIREP_API = 99" + GOOD,
+            "speaks plugin API 99, this host speaks 1; install a newer unirep-feast",
+        ),
         (
             GOOD.replace("register_encoders", "register_encodrs"),
-            "unknown hook unirep_register_encodrs; known ones: unirep_register_encoders, "
+            "unknown hook unirep_register_encodrs; did you mean unirep_register_encoders? known "
+            "ones: unirep_register_encoders, "
             "unirep_register_objectives, unirep_register_samplers",
         ),
         (GOOD.replace('"{name}.other"', '"other"'), "encoder 'other': wanted the name 'acme' or"),

@@ -495,15 +495,24 @@ def test_a_split_that_leaves_nobody_is_one_line(world: World) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": {"terms": "raise"}}, "objective 'lab' failed: ValueError: no way"),
+        (
+            {"objective": {"terms": "raise"}},
+            "objective 'lab' failed in forward at step 1: ValueError: no way",
+        ),
         ({"objective": {"terms": "none"}}, "objective 'lab' returned terms none; wanted at least"),
         ({"objective": {"terms": "vector"}}, "objective 'lab' returned terms contrast: (1,);"),
         (
             {"objective": {"terms": "clash"}, "encoder": {"penalty": True}},
             "the encoder's penalties and the objective's terms share the names spread",
         ),
-        ({"encoder": {"fails": "raise"}}, "RuntimeError: the flux capacitor is empty"),
-        ({"sampler": {"fails": "raise"}}, "sampler 'lab' failed at step 0: KeyError: 'lost'"),
+        (
+            {"encoder": {"fails": "raise"}},
+            "encoder 'lab' failed in forward at step 1: RuntimeError: the flux capacitor is empty",
+        ),
+        (
+            {"sampler": {"fails": "raise"}},
+            "sampler 'lab' failed in sample at step 1: KeyError: 'lost'",
+        ),
         ({"sampler": {"fails": "view"}}, "sampler 'lab' drew no view b, which it declares"),
         ({"sampler": {"fails": "units"}}, "sampler 'lab': units() returned list; wanted (n,)"),
         ({"training": {"device": "gpu"}}, "device 'gpu': wanted auto, cpu, cuda or cuda:N"),

@@ -155,7 +155,7 @@ def test_what_a_builder_raises_is_one_line(world: World) -> None:
 
     message = str(caught.value)
     assert message.startswith(
-        "plugin 'lab' (unirep-feast-lab 1.0) failed to build encoder 'lab': RuntimeError: "
+        "plugin 'lab' (unirep-feast-lab 1.0): encoder 'lab' failed in build: RuntimeError: "
     )
     assert "\n" not in message
 

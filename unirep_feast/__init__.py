@@ -13,10 +13,14 @@ from unirep_feast.errors import UnirepError
 
 __version__ = "0.1.0"
 
-#: The plugin API this host speaks; a plugin may declare ``UNIREP_API = 1`` in its hook module.
+#: The newest plugin API this host speaks.
 API_VERSION = 1
+
+#: All that it speaks. A plugin says in its hook module what it speaks, ``UNIREP_API = 1`` or
+#: ``UNIREP_API = (1, 2)``, and the newest that both speak is used; one that says nothing speaks 1.
+API_VERSIONS = (1,)
 
 #: Marks a function of a plugin's hook module as an implementation of a hook.
 hookimpl = pluggy.HookimplMarker("unirep")
 
-__all__ = ["API_VERSION", "UnirepError", "__version__", "hookimpl"]
+__all__ = ["API_VERSION", "API_VERSIONS", "UnirepError", "__version__", "hookimpl"]

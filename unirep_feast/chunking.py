@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +11,22 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch, bucket_width
 from unirep_feast.encoder import Encoded, Encoder
-from unirep_feast.errors import ContractError
+from unirep_feast.errors import ContractError, UnirepError
 from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
 
 _CHUNKS = 4
 #: A split must save this share of the padded cells to pay for its extra calls.
 _WORTH = 0.2
+
+
+class EncoderFailed(Exception):  # noqa: N818 - it carries an error past the objective
+    """The encoder raised (see ``__cause__``) while an objective was running."""
+
+    def __init__(self, hook: str) -> None:
+        """Note which method raised."""
+        super().__init__(hook)
+        self.hook = hook
 
 
 class ChunkedEncoder:
@@ -60,13 +70,22 @@ class ChunkedEncoder:
         steps = self._steps if steps is None else steps
         groups = self._groups(batch)
         if groups is None:
-            encoded = self._call(batch, steps=steps)
+            encoded = self._encode(batch, steps)
         else:
-            pieces = [self._call(batch.take(rows, width), steps=steps) for rows, width in groups]
+            pieces = [self._encode(batch.take(rows, width), steps) for rows, width in groups]
             encoded = _join(pieces, torch.cat([rows for rows, _ in groups]), batch)
         if encoded.extras:
             self._extras.append(encoded.extras)
         return encoded
+
+    def embed_items(self, codes: Tensor) -> Tensor:
+        """Item vectors; see :class:`unirep_feast.encoder.Encoder`."""
+        with _encoding("embed_items"):
+            return self._encoder.embed_items(codes)
+
+    def _encode(self, batch: SequenceBatch, steps: bool) -> Encoded:
+        with _encoding("forward"):
+            return self._call(batch, steps=steps)
 
     def extras(self) -> dict[str, Tensor]:
         """Everything encoded since the start, for ``penalties``: extras joined along rows."""
@@ -123,13 +142,25 @@ class TrioModule(nn.Module):
         )
         losses: Losses = self.objective(encoder, views)
         extras = _over_ranks(encoder.extras())
-        penalties = self.encoder.penalties(extras) if extras else {}
+        with _encoding("penalties"):
+            penalties = self.encoder.penalties(extras) if extras else {}
         if penalties.keys() & losses.terms.keys():
             raise ContractError(
                 f"the encoder's penalties and the objective's terms share the names "
                 f"{', '.join(sorted(penalties.keys() & losses.terms.keys()))}; rename one"
             )
         return Losses({**losses.terms, **penalties}, losses.metrics)
+
+
+@contextmanager
+def _encoding(hook: str) -> Iterator[None]:
+    """Tell what the encoder raises from what the objective around it does."""
+    try:
+        yield
+    except (UnirepError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise EncoderFailed(hook) from error
 
 
 def _over_ranks(extras: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,20 @@ class PluginError(UnirepError):
     """A plugin is unknown, broken, clashes with another, or broke its contract."""
 
 
+class UnusablePluginError(PluginError):
+    """A part is named whose plugin is broken or blocked."""
+
+    def __init__(self, message: str, plugin: str) -> None:
+        """Say it.
+
+        Args:
+            message: the line.
+            plugin: name of the plugin; of several parts of one plugin a user is told once.
+        """
+        super().__init__(message)
+        self.plugin = plugin
+
+
 class ContractError(PluginError):
     """An encoder, objective or sampler does not do what it declares."""
 

@@ -10,9 +10,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -23,8 +23,9 @@ from pydantic import BaseModel, ValidationError
 
 import unirep_feast
 from unirep_feast import hookspecs
+from unirep_feast.blame import Part, cause
 from unirep_feast.config import problems
-from unirep_feast.errors import PluginError, UnirepError
+from unirep_feast.errors import PluginError, UnusablePluginError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Plugin:
         state: ``ready``, ``broken`` (with a reason) or ``blocked`` (by an environment variable).
         reason: why it is not ready, one line.
         offers: ``"encoder clue"``-like lines, in order of registration.
+        api: the plugin API that host and plugin agreed on.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Plugin:
     state: Literal["ready", "broken", "blocked"] = "ready"
     reason: str = ""
     offers: tuple[str, ...] = ()
+    api: int = unirep_feast.API_VERSION
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ class Registered:
     settings: type[BaseModel]
     plugin: Plugin
     prepare: Callable[..., Any] | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Where it comes from, as checkpoints and catalog rows say it."""
+        return {
+            "name": self.name,
+            "plugin": self.plugin.name,
+            "distribution": self.plugin.distribution,
+            "version": self.plugin.version,
+        }
+
+    @property
+    def part(self) -> Part:
+        """It, for messages."""
+        return Part.of(self.role, self.identity)
 
     def problems(self, raw: dict[str, Any]) -> list[str]:
         """Say what is wrong with settings: one clause each, with the known names at the end."""
@@ -103,16 +121,17 @@ class Registry:
         if key in self.contested:
             rivals = " and ".join(f"{p.distribution} {p.version}" for p in self.contested[key])
             raise PluginError(
-                f"{role} {name!r} is registered by {rivals}; uninstall one, or block it with "
-                f"{BLOCK_VARIABLE}"
+                f"{role} {name!r} belongs to nobody: plugin {self.contested[key][0].name!r} is "
+                f"registered by {rivals}; uninstall one, or block it with {BLOCK_VARIABLE}"
             )
         if key in self.parts:
             return self.parts[key]
         for plugin in self.plugins:
             if plugin.state != "ready" and _belongs(name, plugin):
-                raise PluginError(
+                raise UnusablePluginError(
                     f"{role} {name!r} needs plugin {plugin.name!r} of {plugin.distribution} "
-                    f"{plugin.version}, which is {plugin.state}: {plugin.reason}"
+                    f"{plugin.version}, which is {plugin.state}: {plugin.reason}",
+                    plugin.name,
                 )
         known = ", ".join(self.names(role)) or "none"
         raise PluginError(
@@ -145,18 +164,19 @@ def build_registry(points: Iterator[EntryPoint] | Any) -> Registry:
             continue
         try:
             module = point.load()
-            _check_api(module)
+            plugin = replace(plugin, api=_agreed_api(module))
             manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
             _check_hooks(manager, module)
         except (Exception, SystemExit) as error:
             # A plugin is foreign code: whatever it raises must not take other commands down.
             logger.debug("plugin %s is broken", plugin.name, exc_info=True)
-            registry.plugins.append(replace(plugin, state="broken", reason=_cause(error)))
+            registry.plugins.append(replace(plugin, state="broken", reason=cause(error)))
             continue
         modules.append((plugin, module))
     for plugin, module in modules:
         others = [other for other in manager.get_plugins() if other is not module]
         registry.plugins.append(_collect(manager, plugin, others, registry))
+    _contest_namesakes(registry)
     registry.plugins.sort(key=lambda p: (p.name, p.distribution))
     logger.debug("%d plugins", len(registry.plugins))
     return registry
@@ -184,19 +204,32 @@ def _collect(
 
     try:
         for role in ROLES:
-            hook = manager.subset_hook_caller(f"unirep_register_{role}s", remove_plugins=others)
+            called = f"unirep_register_{role}s"
+            hook = manager.subset_hook_caller(called, remove_plugins=others)
             hook(register=registrar(role))
     except (Exception, SystemExit) as error:
         logger.debug("plugin %s is broken", plugin.name, exc_info=True)
-        return replace(plugin, state="broken", reason=_cause(error))
+        return replace(plugin, state="broken", reason=f"{called}: {cause(error)}")
     for part in offered:
         key = (part.role, part.name)
-        if key in registry.parts:
-            first = registry.parts[key].plugin
-            registry.contested.setdefault(key, [first]).append(plugin)
-        else:
-            registry.parts[key] = part
+        registry.parts.setdefault(key, part)
     return replace(plugin, offers=tuple(f"{part.role} {part.name}" for part in offered))
+
+
+def _contest_namesakes(registry: Registry) -> None:
+    """Give nothing to anyone where two distributions claim one plugin name.
+
+    A second ``acme`` that registers only what the first leaves out would otherwise change what
+    ``plugin: acme`` in a spec means.
+    """
+    claims: dict[str, list[Plugin]] = {}
+    for plugin in registry.plugins:
+        if plugin.state == "ready":
+            claims.setdefault(plugin.name, []).append(plugin)
+    for key, part in registry.parts.items():
+        rivals = claims[part.plugin.name]
+        if len(rivals) > 1:
+            registry.contested[key] = rivals
 
 
 def _check_offer(role: Role, name: str, build: Any, settings: Any, plugin: Plugin) -> None:
@@ -222,22 +255,44 @@ def _belongs(name: object, plugin: Plugin) -> bool:
     return isinstance(name, str) and (name == plugin.name or name.startswith(f"{plugin.name}."))
 
 
-def _check_api(module: ModuleType) -> None:
-    wanted = unirep_feast.API_VERSION
-    found = getattr(module, "UNIREP_API", wanted)
-    if found != wanted:
-        raise PluginError(
-            f"speaks plugin API {found}, this host speaks {wanted}; update one of them"
-        )
+def _agreed_api(module: ModuleType) -> int:
+    """The newest plugin API that both sides speak."""
+    given, ours = getattr(module, "UNIREP_API", 1), unirep_feast.API_VERSIONS
+    spoken = set(given) if isinstance(given, tuple | list | set | frozenset) else {given}
+    if not spoken or any(type(version) is not int for version in spoken):
+        raise PluginError(f"UNIREP_API is {given!r}; wanted a number, or several such as (1, 2)")
+    if common := spoken & set(ours):
+        return max(common)
+    newer = min(spoken) > max(ours)
+    raise PluginError(
+        f"speaks plugin API {_listed(spoken)}, this host speaks {_listed(ours)}; install a newer "
+        f"{'unirep-feast' if newer else 'version of the plugin'}"
+    )
+
+
+def _listed(versions: Iterable[int]) -> str:
+    return " and ".join(map(str, sorted(versions)))
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: ModuleType) -> None:
-    callers = manager.get_hookcallers(module) or []
-    unknown = [caller.name for caller in callers if not caller.has_spec()]
-    if unknown:
-        known = ", ".join(name for name in dir(hookspecs) if name.startswith("unirep_"))
-        manager.unregister(module)
-        raise PluginError(f"unknown hook {', '.join(unknown)}; known ones: {known}")
+    """Refuse what pluggy would pass over in silence: a misspelt hook, and one without its mark."""
+    known = [name for name in dir(hookspecs) if name.startswith("unirep_")]
+    called = [caller.name for caller in manager.get_hookcallers(module) or []]
+    unknown = [name for name in called if name not in known]
+    unmarked = [name for name in known if name not in called and hasattr(module, name)]
+    if not unknown and not unmarked:
+        return
+    manager.unregister(module)
+    if unmarked:
+        raise PluginError(
+            f"{', '.join(unmarked)} is not marked as a hook; put @hookimpl of unirep_feast above it"
+        )
+    meant = [guess for name in unknown for guess in get_close_matches(name, known, 1)]
+    raise PluginError(
+        f"unknown hook {', '.join(unknown)}; "
+        + (f"did you mean {', '.join(meant)}? " if meant else "")
+        + f"known ones: {', '.join(known)}"
+    )
 
 
 def _blocked(plugin: Plugin) -> str:
@@ -253,22 +308,3 @@ def _blocked(plugin: Plugin) -> str:
     if ALLOW_VARIABLE in os.environ and not names & listed(ALLOW_VARIABLE):
         return f"not named in {ALLOW_VARIABLE}"
     return ""
-
-
-def _cause(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UnirepError) else f"{type(error).__name__}: {text}"[:300]
-
-
-@contextmanager
-def blamed(part: Registered, doing: str) -> Iterator[None]:
-    """Turn an exception of a plugin's code into one line that names plugin, part and step."""
-    try:
-        yield
-    except UnirepError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"plugin {part.plugin.name!r} ({part.plugin.distribution} {part.plugin.version}) "
-            f"failed to {doing} {part.role} {part.name!r}: {_cause(error)}"
-        ) from error

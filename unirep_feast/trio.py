@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from unirep_feast.blame import Part, blamed
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.encoder import CAPABILITIES, Encoder, Window
-from unirep_feast.errors import ContractError, PluginError, SpecError
+from unirep_feast.errors import ContractError, PluginError, SpecError, UnusablePluginError
 from unirep_feast.hookspecs import Fit
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.objective import Objective
-from unirep_feast.plugins import ROLES, Registered, Registry, Role, blamed
+from unirep_feast.plugins import ROLES, Registered, Registry, Role
 from unirep_feast.sampler import Sampler
 from unirep_feast.sequences import Sequences
 
@@ -29,15 +30,7 @@ class Choice:
 
     def identity(self) -> dict[str, dict[str, str]]:
         """Which part came from where: name, plugin, distribution and version by role."""
-        return {
-            role: {
-                "name": part.name,
-                "plugin": part.plugin.name,
-                "distribution": part.plugin.distribution,
-                "version": part.plugin.version,
-            }
-            for role, part in self.parts.items()
-        }
+        return {role: part.identity for role, part in self.parts.items()}
 
     @property
     def trains(self) -> bool:
@@ -60,6 +53,10 @@ class Trio:
             return self.identity[role]["name"]
         return type(getattr(self, role)).__name__
 
+    def part(self, role: Role) -> Part:
+        """A part, for messages: with its plugin where that is known."""
+        return Part.of(role, {"name": self.name(role), **self.identity.get(role, {})})
+
 
 def choose(spec: RepresentationSpec, registry: Registry) -> Choice:
     """Look up the parts of a spec and validate their settings, all problems at once.
@@ -81,7 +78,7 @@ def choose(spec: RepresentationSpec, registry: Registry) -> Choice:
         try:
             parts[role] = part = registry.get(role, wanted.name)
         except PluginError as error:
-            unknown.append(error)
+            _tell_once(unknown, error)
             continue
         found = part.problems(wanted.settings)
         wrong.extend(found)
@@ -118,11 +115,20 @@ def part_problems(raw: Mapping[str, Any], registry: Registry) -> list[str]:
         try:
             registered = registry.get(role, name)
         except PluginError as error:
-            unknown.append(error)
+            _tell_once(unknown, error)
             continue
         if isinstance(settings, dict):
             wrong += registered.problems(settings)
     return [*map(str, unknown), *wrong]
+
+
+def _tell_once(told: list[PluginError], error: PluginError) -> None:
+    """Add an error, unless one of another part tells of the same unusable plugin."""
+    if isinstance(error, UnusablePluginError) and any(
+        isinstance(one, UnusablePluginError) and one.plugin == error.plugin for one in told
+    ):
+        return
+    told.append(error)
 
 
 def _is_baseline(plugin: Any, name: str, registry: Registry) -> bool:
@@ -138,7 +144,7 @@ def prepare_encoder(
     part = choice.parts["encoder"]
     if part.prepare is None:
         return {}
-    with blamed(part, "prepare"):
+    with blamed(part.part, "prepare"):
         prepared = dict(part.prepare(choice.settings["encoder"], vocabulary, sequences, fit))
     for name, tensor in prepared.items():
         if not isinstance(tensor, Tensor):
@@ -154,10 +160,10 @@ def build_encoder(
 ) -> Encoder:
     """Build the encoder, bind the item table and check what it declares."""
     part = choice.parts["encoder"]
-    with blamed(part, "build"):
+    with blamed(part.part, "build"):
         encoder: Encoder = part.build(choice.settings["encoder"], vocabulary, dict(prepared))
     check_encoder(encoder, part.name)
-    with blamed(part, "bind items to"):
+    with blamed(part.part, "bind"):
         encoder.bind(items)
     return encoder
 
@@ -169,9 +175,9 @@ def build_trio(
     trio = Trio(build_encoder(choice, vocabulary, items, prepared), identity=choice.identity())
     if choice.trains:
         objective, sampler = choice.parts["objective"], choice.parts["sampler"]
-        with blamed(objective, "build"):
+        with blamed(objective.part, "build"):
             trio.objective = objective.build(choice.settings["objective"], trio.encoder)
-        with blamed(sampler, "build"):
+        with blamed(sampler.part, "build"):
             trio.sampler = sampler.build(choice.settings["sampler"])
         check_fit(trio)
     return trio

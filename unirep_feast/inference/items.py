@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM, UNK
-from unirep_feast.errors import ContractError, PluginError, UnirepError, one_line
+from unirep_feast.blame import failure
+from unirep_feast.errors import ContractError, PluginError, UnirepError
 from unirep_feast.inference.users import Inference
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import ItemBlock
@@ -72,26 +73,22 @@ def _seen(sequences: Sequences, as_of: int) -> Tensor:
 @torch.inference_mode()
 def _embed(inference: Inference, codes: Tensor) -> Tensor:
     """(n, D) float32 vectors of (n,) codes, on the CPU."""
-    encoder, name = inference.encoder, inference.name
+    encoder, part = inference.encoder, inference.part
     try:
         vectors = encoder.embed_items(codes.to(inference.device))
     except torch.OutOfMemoryError:
         raise PluginError(
-            f"encoder {name!r}: {inference.device} is out of memory with {len(codes):,} items at "
+            f"{part}: {inference.device} is out of memory with {len(codes):,} items at "
             "once; lower encode.cells"
         ) from None
     except UnirepError:
         raise
-    except Exception as error:
-        raise PluginError(
-            f"encoder {name!r} failed to embed items: {type(error).__name__}: {one_line(error)}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise failure(part, "embed_items", error, f"of {len(codes):,} items") from error
     wanted = (len(codes), encoder.dim)
     if not isinstance(vectors, Tensor) or tuple(vectors.shape) != wanted:
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-        raise ContractError(
-            f"encoder {name!r} returned item vectors {found}; it declares (n, D) = {wanted}"
-        )
+        raise ContractError(f"{part} returned item vectors {found}; it declares (n, D) = {wanted}")
     return vectors.float().cpu()
 
 
@@ -100,7 +97,7 @@ def _finite(inference: Inference, block: ItemBlock) -> ItemBlock:
     if bad.any():
         items = block.items.filter(pa.array(bad)).slice(0, 5).to_pylist()
         raise ContractError(
-            f"encoder {inference.name!r}: the vectors of {int(bad.sum()):,} items hold NaN or "
+            f"{inference.part}: the vectors of {int(bad.sum()):,} items hold NaN or "
             f"infinity ({', '.join(map(str, items))}{', …' if bad.sum() > 5 else ''}); the model "
             "diverged, train with a lower training.learning_rate"
         )

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import SequenceBatch, bucket_width
+from unirep_feast.blame import Part, failure
 from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoded, Encoder
-from unirep_feast.errors import ContractError, PluginError, UnirepError, one_line
+from unirep_feast.errors import ContractError, PluginError, UnirepError
 from unirep_feast.history_hash import HistoryHasher
+from unirep_feast.probing import probe_encoder
+from unirep_feast.probing.encoders import check_encoded
 from unirep_feast.ranks import pick_device
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import VectorBlock
@@ -90,20 +93,20 @@ class Inference:
     and thread count.
     """
 
-    def __init__(self, encoder: Encoder, config: EncodeConfig, name: str = "?") -> None:
+    def __init__(self, encoder: Encoder, config: EncodeConfig, name: str | Part = "?") -> None:
         """Move the encoder to its device and into ``eval()``.
 
         Args:
             encoder: with weights loaded and items bound.
             config: the spec's ``encode`` section.
-            name: of the encoder, for errors.
+            name: of the encoder, for errors; a :class:`Part` names its plugin, too.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.device = pick_device(config.device)
         self.encoder = encoder.to(self.device).eval()  # type: ignore[attr-defined]
         self.config = config
-        self.name = name
+        self.part = name if isinstance(name, Part) else Part("encoder", name)
 
     @property
     def machine(self) -> str:
@@ -139,6 +142,10 @@ class Inference:
 
         for rows in torch.split(eligible.rows, self.config.block_users):
             yield eligible.block(rows, *self.vectors(eligible, rows, tick))
+
+    def check(self, sequences: Sequences, as_of: int) -> None:
+        """Try the encoder's promises on a few users of this log; see :func:`probe_encoder`."""
+        probe_encoder(self.encoder, self.part, sequences, as_of)
 
     def probe(self, sequences: Sequences, as_of: int) -> bool:
         """Whether vectors are bit-equal in other company, tried on a few users of this log."""
@@ -231,47 +238,23 @@ class Inference:
             encoded: Encoded = self.encoder(batch.to(self.device))
         except torch.OutOfMemoryError:
             raise PluginError(
-                f"encoder {self.name!r}: {self.device} is out of memory with {len(batch)} users x "
+                f"{self.part}: {self.device} is out of memory with {len(batch)} users x "
                 f"{batch.width} steps; lower encode.cells, or the encoder's window"
             ) from None
         except UnirepError:
             raise
-        except Exception as error:
-            raise PluginError(
-                f"encoder {self.name!r} failed to encode: {type(error).__name__}: {one_line(error)}"
-            ) from error
-        rows, encoder = len(batch), self.encoder
-        self._check(encoded, "users", (rows, encoder.num_vectors, encoder.dim))
-        given, declared = "slots" in encoded.extras, "slots" in encoder.provides
-        if given:
-            self._check(encoded, "slots", (rows, encoder.num_vectors))
-        if given != declared:
-            raise ContractError(
-                f"encoder {self.name!r} {'declares' if declared else 'does not declare'} slots in "
-                f"`provides` and {'returns some' if given else 'returns none'} in its extras; "
-                "declare what is returned"
-            )
+        except (Exception, SystemExit) as error:
+            when = f"while encoding {len(batch)} users x {batch.width} steps"
+            raise failure(self.part, "forward", error, when) from error
+        check_encoded(encoded, self.encoder, str(self.part), len(batch))
         return encoded
-
-    def _check(self, encoded: Encoded, name: str, wanted: tuple[int, ...]) -> None:
-        if not isinstance(encoded, Encoded):
-            raise ContractError(
-                f"encoder {self.name!r} returned {type(encoded).__name__}; wanted Encoded"
-            )
-        found = encoded.users if name == "users" else encoded.extras[name]
-        if tuple(found.shape) != wanted:
-            axes = "(B, K, D)" if name == "users" else "(B, K)"
-            raise ContractError(
-                f"encoder {self.name!r} returned {name} {tuple(found.shape)}; it declares {axes} = "
-                f"{wanted}"
-            )
 
     def _refuse_infinite(self, vectors: np.ndarray, past: Sequences, rows: Tensor) -> None:
         bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():
             users = past.users.take(pa.array(rows.numpy()[bad][:5])).to_pylist()
             raise ContractError(
-                f"encoder {self.name!r}: the vectors of {int(bad.sum()):,} users hold NaN or "
+                f"{self.part}: the vectors of {int(bad.sum()):,} users hold NaN or "
                 f"infinity ({', '.join(map(str, users))}{', …' if bad.sum() > 5 else ''}); the "
                 "model diverged, train with a lower training.learning_rate"
             )

@@ -23,6 +23,7 @@ from unirep_feast.items import Vocabulary
 from unirep_feast.pipeline.loading import Notify, checkpoint_folder
 from unirep_feast.pipeline.publishing import check_publishable
 from unirep_feast.pipeline.run_log import RunLog
+from unirep_feast.probing import probe_encoder
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import point_promoted
 from unirep_feast.trainer import Record, Trainer
@@ -129,12 +130,14 @@ class Job:
         if not self.choice.trains:
             encoder = self.trio.encoder
             assert isinstance(encoder, nn.Module)  # noqa: S101
+            probe_encoder(encoder, self.trio.part("encoder"), self.sequences, self.until)
             groups = {"encoder": encoder.state_dict()}
             path = self._save(0, {"values": {}}, groups, True) if self.first else None
             return self._finish(0, {}, path)
         if checkpoint is None:
             self._init_from()
         trainer = Trainer(self.trio, self.sequences, self.spec.training, self._save)
+        trainer.probe()
         with self._log() as log:
             for record in trainer.run(checkpoint):
                 self.step = record.step

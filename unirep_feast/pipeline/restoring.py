@@ -63,4 +63,4 @@ def load_encoder(
     encoder = build_encoder(choice, vocabulary, sequences.items, checkpoint.tensors("prepared"))
     assert isinstance(encoder, nn.Module)  # noqa: S101
     checkpoint.load_into(encoder, "encoder")
-    return Inference(encoder, spec.encode, choice.parts["encoder"].name), sequences
+    return Inference(encoder, spec.encode, choice.parts["encoder"].part), sequences

@@ -178,6 +178,7 @@ class Snapshots:
 
     def _vectors(self) -> _Vectors:
         inference, sequences = self._loaded
+        inference.check(sequences, self.as_of)
         equal = inference.probe(sequences, self.as_of)
         if not equal:
             self.notify(

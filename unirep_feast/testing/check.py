@@ -5,34 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from unirep_feast.config import apply_overrides
 from unirep_feast.errors import PluginError
-from unirep_feast.plugins import Plugin, Registry, load_plugins
+from unirep_feast.plugins import load_plugins
 
-_HEAD = """
-import pytest
-from unirep_feast.testing import (
-    EncoderTests, ObjectiveTests, PluginTests, SamplerTests, installed, registered
-)
-
-class TestPlugin(PluginTests):
-    @pytest.fixture
-    def entry_point(self):
-        return installed({plugin!r})
-"""
-
-_PART = """
-class Test{number}{kind}({kind}Tests):
-    random = None  # whether a sampler draws at random is for its author to say
-
-    @pytest.fixture
-    def recipe(self):
-        return registered({plugin!r}, {roles}, settings={settings!r})
-"""
+#: The pytest plugin by the name of its entry point, so that it is loaded once at most.
+_PYTEST_PLUGIN = "unirep_feast.testing.pytest_plugin"
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ class CheckReport:
         return out
 
 
-def check_plugin(name: str, settings: Mapping[str, Any] | None = None) -> CheckReport:
+def check_plugin(name: str, overrides: Sequence[str] = ()) -> CheckReport:
     """Run the kit on a plugin's main trio, its other encoders and its other trios.
 
     An objective and a sampler of the same name make a trio. What can only be checked with data of
@@ -92,7 +74,8 @@ def check_plugin(name: str, settings: Mapping[str, Any] | None = None) -> CheckR
 
     Args:
         name: of the plugin.
-        settings: by role, for parts whose defaults are too large for small worlds.
+        overrides: ``role.setting=value`` texts, for parts whose defaults are too large for small
+            worlds.
 
     Raises:
         PluginError: no such plugin, it is broken, or pytest is not installed.
@@ -103,26 +86,39 @@ def check_plugin(name: str, settings: Mapping[str, Any] | None = None) -> CheckR
         raise PluginError(
             "`unirep plugins check` needs pytest; pip install 'unirep-feast[testing]'"
         ) from None
-    registry = load_plugins()
-    plugin = _find(registry, name)
-    source, titles, left_out = _module(plugin, settings or {})
-    report = CheckReport(name, left_out=left_out)
+    from unirep_feast.testing.kit_module import ready_plugin
+
+    ready_plugin(load_plugins(), name)  # what is wrong with it is one line, not a report
+    apply_overrides({}, overrides)
+    report = CheckReport(name)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "test_plugin.py"
-        path.write_text(source)
-        quiet = ("-q", "-p", "no:cacheprovider", f"--rootdir={folder}", "-c", "/dev/null")
-        with contextlib.redirect_stdout(io.StringIO()):
-            pytest.main([str(path), *quiet], plugins=[_Collector(report, titles)])
+        arguments = [
+            *("--pyargs", "unirep_feast.testing", "--noconftest", "-q"),
+            *("-p", _PYTEST_PLUGIN, "-p", "no:cacheprovider"),
+            *(f"--rootdir={folder}", "-c", "/dev/null"),
+            *("--unirep-plugin", name),
+            *(word for one in overrides for word in ("--unirep-set", one)),
+        ]
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            pytest.main(arguments, plugins=[_Collector(report)])
+    if not report.checks:
+        raise PluginError(f"the kit did not run: {' '.join(told.getvalue().split())[-300:]}")
     return report
 
 
 class _Collector:
     """A pytest plugin that turns test reports into checks."""
 
-    def __init__(self, report: CheckReport, titles: dict[str, str]) -> None:
+    def __init__(self, report: CheckReport) -> None:
         self.report = report
-        self.titles = titles
+        self.titles: dict[str, str] = {}
         self.promises: dict[str, str] = {}
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        kit = getattr(session.config, "unirep_kit", None)
+        if kit is not None:
+            self.titles, self.report.left_out = kit.titles, kit.left_out
 
     def pytest_itemcollected(self, item: Any) -> None:
         # Names of checks are sentences; brackets hold the variant.
@@ -139,52 +135,3 @@ class _Collector:
         part = self.titles[report.nodeid.split("::")[1]]
         promise = self.promises.get(report.nodeid, report.nodeid)
         self.report.checks.append(Check(part, promise, report.outcome, message))
-
-
-def _find(registry: Registry, name: str) -> Plugin:
-    for plugin in registry.plugins:
-        if plugin.name == name:
-            if plugin.state != "ready":
-                raise PluginError(
-                    f"plugin {name!r} of {plugin.distribution} {plugin.version} is {plugin.state}: "
-                    f"{plugin.reason}"
-                )
-            return plugin
-    known = ", ".join(plugin.name for plugin in registry.plugins) or "none"
-    raise PluginError(f"no plugin {name!r} is installed; found: {known}")
-
-
-def _module(plugin: Plugin, settings: Mapping[str, Any]) -> tuple[str, dict[str, str], list[str]]:
-    """Write the test module; returns it, a title per class, and what is left out."""
-    names: dict[str, list[str]] = {"encoder": [], "objective": [], "sampler": []}
-    for offer in plugin.offers:
-        role, _, part = offer.partition(" ")
-        names[role].append(part)
-    source = _HEAD.format(plugin=plugin.name)
-    titles = {"TestPlugin": "plugin"}
-    left_out: list[str] = []
-
-    def add(kind: str, title: str, parts: str) -> None:
-        nonlocal source
-        number = len(titles)
-        given = {role: dict(values) for role, values in settings.items()}
-        source += _PART.format(
-            number=number, kind=kind, plugin=plugin.name, roles=parts, settings=given
-        )
-        titles[f"Test{number}{kind}"] = title
-
-    for encoder in names["encoder"]:
-        add("Encoder", f"encoder {encoder}", f"encoder={encoder!r}")
-    for objective in names["objective"]:
-        if objective in names["sampler"]:
-            parts = f"objective={objective!r}, sampler={objective!r}"
-            add("Objective", f"objective {objective}", parts)
-            add("Sampler", f"sampler {objective}", parts)
-        else:
-            left_out.append(f"objective {objective}, which no sampler of the same name feeds")
-    left_out += [
-        f"sampler {sampler}, which no objective of the same name uses"
-        for sampler in names["sampler"]
-        if sampler not in names["objective"]
-    ]
-    return source, titles, left_out

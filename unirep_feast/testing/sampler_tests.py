@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pyarrow as pa
 import pytest
 import torch
-from torch import Tensor
 
-from unirep_feast.batch import MASK, PAD, SequenceBatch
+from unirep_feast.batch import SequenceBatch
 from unirep_feast.objective import Views
+from unirep_feast.probing import difference, view_problem
 from unirep_feast.sampler import Draw, Sampler, Units
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.checks import PartChecks
@@ -85,7 +83,7 @@ class SamplerTests(PartChecks):
         first = _draw(sampler, histories, step=0)
         others = [_draw(sampler, histories, step=s) for s in (1, 2)]
         others.append(_draw(sampler, histories, step=0, seed=1))
-        changed = [_difference(first, other) for other in others]
+        changed = [difference(first, other) for other in others]
 
         if self.random is None:
             pytest.skip("whether views are drawn at random is not said")
@@ -105,11 +103,8 @@ class SamplerTests(PartChecks):
         """Rows fit, events are in order and earlier than as_of, codes and users exist."""
         views = _draw(sampler, histories)
         for name, view in views.items():
-            if isinstance(view, SequenceBatch):
-                _valid(name, view, histories)
-            else:
-                assert isinstance(view, Tensor), f"view {name!r} is {type(view).__name__}"
-                assert not view.is_floating_point() or bool(torch.isfinite(view).all())
+            problem = view_problem(view, histories)
+            assert not problem, f"view {name!r} {problem}"
 
     def test_nothing_is_at_or_after_the_cut_off(
         self, sampler: Sampler, histories: Sequences
@@ -156,67 +151,6 @@ def _draw(sampler: Sampler, sequences: Sequences, step: int = 0, seed: int = 0) 
     return sampler.sample(sequences, Units(torch.arange(len(units)), units), Draw(seed, step))
 
 
-def _valid(name: str, view: SequenceBatch, histories: Sequences) -> None:
-    where = f"view {name!r}"
-    events = view.codes.shape[0]
-    assert int(view.lengths.sum()) == events, (
-        f"{where}: lengths sum to {int(view.lengths.sum())}, there are {events} codes"
-    )
-    for field, rows in (("users", len(view)), ("as_of", len(view)), ("times", events)):
-        found = tuple(getattr(view, field).shape)
-        assert found == (rows,), f"{where}: {field} is {found}, wanted ({rows},)"
-    longest = int(view.lengths.max()) if len(view) else 0
-    assert longest <= view.width, f"{where}: a row of {longest} events, {view.width} steps wide"
-    limit = histories.clip.max_events
-    assert limit is None or longest <= limit, (
-        f"{where}: a row of {longest} events, the encoder's window holds {limit}"
-    )
-    codes = view.codes
-    real = (codes != PAD) & (codes >= MASK) & (codes < len(histories.items))
-    assert bool(real.all()), f"{where}: codes beyond the {len(histories.items)} known, or PAD"
-    exist = (view.users >= -1) & (view.users < len(histories))
-    assert bool(exist.all()), f"{where}: users beyond the {len(histories)} rows"
-    early = view.times < view.as_of[view.rows]
-    assert bool(early.all()), f"{where}: {int((~early).sum())} events at or after their as-of time"
-    same_row = view.rows[1:] == view.rows[:-1]
-    ordered = (view.times[1:] >= view.times[:-1]) | ~same_row
-    assert bool(ordered.all()), f"{where}: events of a row are not oldest first"
-    for column, values in view.columns.items():
-        assert values.shape[0] == events, f"{where}: column {column!r} has {values.shape[0]} rows"
-
-
 def _same_views(one: Views, other: Views, when: str) -> None:
-    difference = _difference(one, other)
-    assert not difference, f"{difference} differs {when}"
-
-
-def _difference(one: Views, other: Views) -> str:
-    """Name the first thing in which two sets of views differ, or nothing."""
-    if one.keys() != other.keys():
-        return "the set of views"
-    for name, a in one.items():
-        b = other[name]
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            if not (isinstance(a, Tensor) and isinstance(b, Tensor) and _equal(a, b)):
-                return f"view {name!r}"
-            continue
-        if a.width != b.width:
-            return f"the width of view {name!r}"
-        for field in fields(a):
-            x, y = getattr(a, field.name), getattr(b, field.name)
-            if isinstance(x, Tensor) and not _equal(x, y):
-                return f"{field.name} of view {name!r}"
-        if a.columns.keys() != b.columns.keys():
-            return f"the columns of view {name!r}"
-        for column, values in a.columns.items():
-            if not _equal(values, b.columns[column]):
-                return f"column {column!r} of view {name!r}"
-    return ""
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.is_floating_point():
-        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    return torch.equal(a, b)
+    changed = difference(one, other)
+    assert not changed, f"{changed} {when}"

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
+from unirep_feast.blame import failure
 from unirep_feast.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
-from unirep_feast.chunking import TrioModule
+from unirep_feast.chunking import EncoderFailed, TrioModule
 from unirep_feast.config import TrainingConfig
-from unirep_feast.errors import ContractError, PluginError, TrainingError, UnirepError, one_line
+from unirep_feast.errors import ContractError, TrainingError, UnirepError
 from unirep_feast.objective import Losses, Views
 from unirep_feast.plugins import Role
+from unirep_feast.probing import probe_encoder, probe_sampler
 from unirep_feast.ranks import Ranks, pick_device
 from unirep_feast.sampler import Draw, Units, seed_of
 from unirep_feast.sequences import Sequences
@@ -30,6 +32,9 @@ from unirep_feast.trio import Trio, check_fit
 
 #: Save(step, trainer state, groups of tensors, final) writes a checkpoint and returns its folder.
 Save = Callable[[int, dict[str, Any], Mapping[str, Mapping[str, Tensor]], bool], Path]
+
+#: So many units are drawn to try the sampler before the first step.
+_PROBED_UNITS = 64
 
 
 class Trainer:
@@ -59,7 +64,9 @@ class Trainer:
         self.ranks = Ranks.join(self.device)
         self.sequences = _resident(sequences.limit(trio.encoder.window), self.device)
         self.module = TrioModule(trio.encoder, trio.objective, config.compile).to(self.device)
-        units = self._plugin("sampler", lambda: self.sampler.units(self.sequences))
+        units = self._plugin(
+            "sampler", "units", lambda: self.sampler.units(self.sequences), "before the start"
+        )
         self.plan = UnitPlan(units, self.sequences, config, self.ranks, trio.name("sampler"))
         trained = [p for p in self.module.parameters() if p.requires_grad]
         if not trained:
@@ -81,6 +88,24 @@ class Trainer:
     def sampler(self) -> Any:
         """The trio's sampler."""
         return self.trio.sampler
+
+    def probe(self) -> None:
+        """Try the encoder and the sampler on a few users, before the first step.
+
+        Raises:
+            PluginError: one of them breaks a promise; see :mod:`unirep_feast.probing`.
+        """
+        objective = self.module.objective
+        sequences, part = self.sequences, self.trio.part
+        probe_sampler(
+            self.sampler,
+            part("sampler"),
+            sequences,
+            self._units(self.plan.picked(0)[:_PROBED_UNITS]),
+            Draw(self._seed, 0, sequences.device),
+        )
+        needs_steps = "steps" in objective.requires
+        probe_encoder(self.trio.encoder, part("encoder"), sequences, sequences.until, needs_steps)
 
     def run(self, resume: Checkpoint | None = None) -> Iterator[Record]:
         """Train until steps, epochs, minutes or patience end; the best weights remain.
@@ -143,7 +168,8 @@ class Trainer:
                     continue
                 torch.manual_seed(seed_of(self.config.seed, name, "dropout", number))
                 draw = Draw(seed_of(self.config.seed, name), number, self.sequences.device)
-                losses = self._forward(self.module, self._views(chunk, draw))
+                when = f"in {name}, batch {number + 1}"
+                losses = self._forward(self.module, self._views(chunk, draw, when), when)
                 for key, value in values_of(losses).items():
                     sums[key] = sums.get(key, 0.0) + value * len(chunk)
                 weight += len(chunk)
@@ -159,20 +185,24 @@ class Trainer:
         torch.manual_seed(seed_of(self.config.seed, "dropout", step, self.ranks.rank))
         self.module.train()
         draw = Draw(self._seed, step, self.sequences.device)
-        views = self._views(self.plan.picked(step), draw)
+        views = self._views(self.plan.picked(step), draw, f"at step {step + 1}")
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._forward(module, views)
-        self._plugin("objective", lambda: losses.total().backward(), step)  # type: ignore[no-untyped-call]
+        when = f"at step {step + 1}"
+        losses = self._forward(module, views, when)
+        self._plugin("objective", "backward", lambda: losses.total().backward(), when)  # type: ignore[no-untyped-call]
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return losses
 
-    def _views(self, picked: Tensor, draw: Draw) -> Views:
+    def _units(self, picked: Tensor) -> Units:
         device = self.sequences.device
-        units = Units(picked.to(device), self.plan.rows[picked].to(device))
+        return Units(picked.to(device), self.plan.rows[picked].to(device))
+
+    def _views(self, picked: Tensor, draw: Draw, when: str) -> Views:
+        units = self._units(picked)
         views = self._plugin(
-            "sampler", lambda: self.sampler.sample(self.sequences, units, draw), draw.step
+            "sampler", "sample", lambda: self.sampler.sample(self.sequences, units, draw), when
         )
         missing = self.module.objective.views - set(views)
         if missing:
@@ -182,9 +212,9 @@ class Trainer:
             )
         return {name: _move(view, self.device) for name, view in views.items()}
 
-    def _forward(self, module: nn.Module, views: Views) -> Losses:
+    def _forward(self, module: nn.Module, views: Views, when: str) -> Losses:
         with self._autocast():
-            losses = self._plugin("objective", lambda: module(views))
+            losses = self._plugin("objective", "forward", lambda: module(views), when)
         terms = losses.terms.values()
         if not terms or any(not isinstance(t, Tensor) or t.dim() for t in terms):
             raise ContractError(
@@ -194,7 +224,7 @@ class Trainer:
             )
         return Losses(losses.terms, losses.metrics)
 
-    def _plugin(self, role: Role, call: Callable[[], Any], step: int | None = None) -> Any:
+    def _plugin(self, role: Role, hook: str, call: Callable[[], Any], when: str) -> Any:
         try:
             return call()
         except torch.OutOfMemoryError:
@@ -204,12 +234,11 @@ class Trainer:
             ) from None
         except UnirepError:
             raise
-        except Exception as error:
-            at = "" if step is None else f" at step {step}"
-            raise PluginError(
-                f"{role} {self.trio.name(role)!r} failed{at}: {type(error).__name__}: "
-                f"{one_line(error)}"
-            ) from error
+        except EncoderFailed as failed:
+            error = failed.__cause__ or failed
+            raise failure(self.trio.part("encoder"), failed.hook, error, when) from error
+        except (Exception, SystemExit) as error:
+            raise failure(self.trio.part(role), hook, error, when) from error
 
     # -- around the steps ----------------------------------------------------------------------
 
@@ -269,8 +298,12 @@ class Trainer:
         if self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.train()
-        views = self._views(self.plan.picked(0), Draw(self._seed, 0, self.sequences.device))
-        freeze_unused(self.module, lambda: self._forward(self.module, views).total(), self.ranks)
+        when = "before the first step"
+        draw = Draw(self._seed, 0, self.sequences.device)
+        views = self._views(self.plan.picked(0), draw, when)
+        freeze_unused(
+            self.module, lambda: self._forward(self.module, views, when).total(), self.ranks
+        )
         return distribute(self.module, self.device)
 
     def _out_of_time(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Float64, Int64
 
@@ -110,12 +112,22 @@ def test_a_model_that_has_seen_the_future_is_refused(engine_repo: Any) -> None:
     assert all(one.allow_model_leakage for one in repo.catalog().snapshots(run))
 
 
-def test_vectors_that_are_no_numbers_are_refused(engine_repo: Any) -> None:
+def test_vectors_that_are_no_numbers_are_refused(
+    engine_repo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The users are named; a plugin that returns NaN leaves no snapshot and no interval."""
-    repo = engine_repo()
-    repo.train(encoder__settings={"fails": "nan"})
-    store = repo.store()
+    from unirep_feast_lab.parts import LabEncoder
 
+    repo = engine_repo()
+    repo.train()
+    store = repo.store()
+    forward = LabEncoder.forward
+
+    def spoilt(self: Any, batch: Any, **options: Any) -> Any:
+        found = forward(self, batch, **options)
+        return replace(found, users=found.users * torch.nan)
+
+    monkeypatch.setattr(LabEncoder, "forward", spoilt)
     line = refused(repo, store, T1)
 
     assert "encoder 'lab': the vectors of" in line
