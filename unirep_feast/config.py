@@ -144,6 +144,21 @@ class PartConfig(Frozen):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class MemberConfig(Frozen):
+    """One member: its name, its parts as in a spec, and how it is trained."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]*$", description="of the member, and of its block of numbers"
+    )
+    plugin: str | None = Field(None, description="takes encoder, objective and sampler from it")
+    encoder: PartConfig = Field(PartConfig(), description="registered name and settings")
+    objective: PartConfig | None = Field(None, description="registered name and settings")
+    sampler: PartConfig | None = Field(None, description="registered name and settings")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="keys of `training` that differ from the spec's"
+    )
+
+
 class TrainingConfig(Frozen):
     """The fit loop."""
 

@@ -1,0 +1,1 @@
+"""Baselines that a paper must beat, and several representations side by side."""
