@@ -110,10 +110,11 @@ def test_every_row_is_in_one_chunk(world: World) -> None:
         ([50] * 64, {"batch_independent"}),  # nothing to save
         ([0] * 64, {"batch_independent"}),  # nothing at all
         (RAGGED, set()),  # not declared
+        (RAGGED, {"batch_independent", "packed"}),  # no padding is computed anyway
     ],
 )
 def test_a_batch_is_not_cut_where_it_would_not_pay(lengths: list[int], provides: set[str]) -> None:
-    """Small, even, or batch-dependent: the encoder sees the batch as it is."""
+    """Small, even, batch-dependent or packed: the encoder sees the batch as it is."""
     batch = make_batch(lengths, width=max(*lengths, 8))
     calls = []
 

@@ -15,7 +15,7 @@ from unirep_feast.sequences import Window
 __all__ = ["CAPABILITIES", "Encoded", "Encoder", "Window"]
 
 #: What an encoder may declare in ``provides``.
-CAPABILITIES = frozenset({"steps", "items", "slots", "batch_independent"})
+CAPABILITIES = frozenset({"steps", "items", "slots", "batch_independent", "packed"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Encoder(Protocol):
         provides: capabilities, declared and never guessed: ``steps`` (hidden states per event),
             ``items`` (:meth:`embed_items` works), ``slots`` (``extras["slots"]`` tells the interest
             of each vector, always, distinct within a row), ``batch_independent`` (a row's vector
-            does not depend on the other rows, so the host may run a batch in chunks).
+            does not depend on the other rows, so the host may run a batch in chunks), ``packed``
+            (nothing is computed for padding, so the host never chunks: each chunk would only repeat
+            what is computed once per batch).
     """
 
     num_vectors: int

@@ -46,7 +46,7 @@ class IclEncoder(nn.Module):
             else None
         )
         slots = set() if self.dictionary is None else {"slots"}
-        self.provides = frozenset({"items", "batch_independent"} | slots)
+        self.provides = frozenset({"items", "batch_independent", "packed"} | slots)
 
     def bind(self, items: ItemTable) -> None:
         """Take in the titles of the item table."""
