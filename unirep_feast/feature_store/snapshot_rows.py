@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from unirep_feast.errors import StoreError, one_line
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.feature_store.vector_pages import VectorPages, as_lists
 
 #: Of a batch, roughly.
 BATCH_BYTES = 8 << 20
@@ -151,9 +154,36 @@ def _read(path: Path) -> Iterator[pa.RecordBatch]:
             width = max(file.metadata.num_rows, 1)
             bytes_per_row = max(_bytes(file) // width, 1)
             size = int(np.clip(BATCH_BYTES // bytes_per_row, 1, 65_536))
-            yield from file.iter_batches(batch_size=size)
+            with path.open("rb", buffering=0) as raw:
+                pages = VectorPages(file, lambda at, size: os.pread(raw.fileno(), size, at))
+                for group in range(file.metadata.num_row_groups):
+                    start = pages.start(group)
+                    if start is None:
+                        yield from file.iter_batches(size, row_groups=[group])
+                    else:
+                        raw.seek(start)
+                        yield from _read_plain(file, raw, pages.row_type.itemsize, group, size)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(_unreadable(path, error)) from None
+
+
+def _read_plain(
+    file: pq.ParquetFile, raw: io.RawIOBase, vector_bytes: int, group: int, size: int
+) -> Iterator[pa.RecordBatch]:
+    """Read a row group whose vectors follow one another from where ``raw`` stands."""
+    schema = file.schema_arrow
+    others = [name for name in schema.names if name != "vector"]
+    for batch in file.iter_batches(size, row_groups=[group], columns=others):
+        vectors = np.empty((batch.num_rows, vector_bytes // 4), np.float32)
+        unread = vectors.data.cast("B")
+        while unread:
+            read = raw.readinto(unread)
+            if not read:
+                raise OSError("it is cut off")
+            unread = unread[read:]
+        known = dict(zip(others, batch.columns, strict=True))
+        known["vector"] = as_lists(vectors, schema.field("vector").type)
+        yield pa.record_batch([known[name] for name in schema.names], schema=schema)
 
 
 def _bytes(file: pq.ParquetFile) -> int:

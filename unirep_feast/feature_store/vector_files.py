@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from unirep_feast.errors import StoreError, one_line
 from unirep_feast.feature_store.columns import from_arrow
-from unirep_feast.feature_store.vector_pages import row_type, vectors_of
-from unirep_feast.snapshot import DIM, VECTORS
+from unirep_feast.feature_store.vector_pages import VectorPages
 
 #: Of vectors held beside the result, per file that is read at a time.
 BATCH_BYTES = 8 << 20
@@ -47,13 +46,10 @@ class VectorFile:
             status = path.stat()
         self.identity = (status.st_ino, status.st_size, status.st_mtime_ns)
         metadata = self._file.metadata
-        leaves = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
-        self._column = next((n for n, leaf in enumerate(leaves) if leaf.startswith("vector.")), -1)
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        footer = self._file.schema_arrow.metadata or {}
-        self.num_vectors = int(footer[VECTORS]) if VECTORS in footer else None
-        self.dim = int(footer[DIM]) if DIM in footer else None
+        self._pages = VectorPages(self._file, lambda at, size: self._mapped[at : at + size])
+        self.num_vectors, self.dim = self._pages.num_vectors, self._pages.dim
 
     def width(self) -> int:
         """Numbers of a vector; 0 if no row has one."""
@@ -91,17 +87,17 @@ class VectorFile:
                 pieces.append(group)
                 continue
             some = slice(0 if group == 0 else ends[group - 1], ends[group])
-            whole = vectors.view(row_type(vectors.shape[1]))[:, 0]
-            whole[places[some]] = plain[rows[some] - self.starts[group]]
+            vectors.view(plain.dtype)[:, 0][places[some]] = plain[rows[some] - self.starts[group]]
             mask[places[some]] = True
         self._fill_in_pieces(pieces, rows, places, vectors, mask)
 
     def _plain(self, group: int, width: int) -> np.ndarray | None:
-        """The vectors of a row group as they lie in the file, if they do."""
-        known = self.num_vectors and self.dim and self.num_vectors * self.dim == width
-        if not known or self._column < 0:
+        """The (rows,) vectors of a row group as they lie in the file, if they do."""
+        start = self._pages.start(group)
+        if start is None or self._pages.row_type.itemsize != 4 * width:
             return None
-        return vectors_of(self._mapped, self._file.metadata, group, self._column, width)
+        rows = int(self.starts[group + 1] - self.starts[group])
+        return np.ndarray((rows,), self._pages.row_type, self._mapped, start)
 
     def _fill_in_pieces(
         self,
