@@ -105,7 +105,7 @@ def test_an_installed_distribution_is_found(install: Install) -> None:
             GOOD.replace("register_encoders", "register_encodrs"),
             "unknown hook unirep_register_encodrs; did you mean unirep_register_encoders? known "
             "ones: unirep_register_encoders, "
-            "unirep_register_objectives, unirep_register_samplers",
+            "unirep_register_objectives, unirep_register_samplers, unirep_register_tasks",
         ),
         (GOOD.replace('"{name}.other"', '"other"'), "encoder 'other': wanted the name 'acme' or"),
         (GOOD.replace('"{name}.other"', '"acmeother"'), "one that begins with 'acme.'"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unirep_feast.objective import Objective
     from unirep_feast.sampler import Sampler
     from unirep_feast.sequences import Sequences, Vocabulary
+    from unirep_feast.task import Task
 
 hookspec = pluggy.HookspecMarker("unirep")
 
@@ -44,6 +45,7 @@ Prepare = Callable[[BaseModel, "Vocabulary", "Sequences", Fit], Mapping[str, "Te
 BuildEncoder = Callable[[BaseModel, "Vocabulary", Mapping[str, "Tensor"]], "Encoder"]
 BuildObjective = Callable[[BaseModel, "Encoder"], "Objective"]
 BuildSampler = Callable[[BaseModel], "Sampler"]
+BuildTask = Callable[[BaseModel], "Task"]
 
 
 class RegisterEncoder(Protocol):
@@ -76,6 +78,14 @@ class RegisterSampler(Protocol):
     def __call__(
         self, name: str, build: Callable[[Any], Sampler], settings: type[BaseModel]
     ) -> None:
+        """Offer ``build`` under ``name``; ``settings`` is a pydantic model with defaults."""
+        ...
+
+
+class RegisterTask(Protocol):
+    """Called by a plugin for every kind of task it offers."""
+
+    def __call__(self, name: str, build: Callable[[Any], Task], settings: type[BaseModel]) -> None:
         """Offer ``build`` under ``name``; ``settings`` is a pydantic model with defaults."""
         ...
 
@@ -175,4 +185,35 @@ def unirep_register_samplers(register: RegisterSampler) -> None:
                     from unirep_feast_acme.sampler import HalvesSampler
                     return HalvesSampler(settings)
                 register("acme", build, HalvesSettings)
+    """
+
+
+@hookspec
+def unirep_register_tasks(register: RegisterTask) -> None:
+    """Offer kinds of tasks that `unirep evaluate` can put to any representation.
+
+    **When** and **order**: as for :func:`unirep_register_encoders`.
+
+    Args:
+        register: ``register(name, build, settings)`` with ``build(settings) -> Task``. A task file
+            names it as ``kind``, with the cut-off beside it, which is no setting: the host hands it
+            to the task.
+
+    Returns:
+        Nothing.
+
+    The host checks when a task is evaluated: that its problem and metrics are known, its as-of
+    times are not before the cut-off, the log reaches its horizon, examples have the shapes that
+    ``unirep_feast.task`` states, and that every split has some; and before that, that no run under
+    test was trained on events at or after an as-of time. A failure is one line that names the task.
+
+    Example:
+        ::
+
+            @hookimpl
+            def unirep_register_tasks(register):
+                def build(settings):
+                    from unirep_feast_acme.tasks import ReturnsTask
+                    return ReturnsTask(settings)
+                register("acme.returns", build, ReturnsSettings)
     """

@@ -37,6 +37,10 @@ TRACE_VARIABLE = "UNIREP_TRACE_HOOKS"
 Role = Literal["encoder", "objective", "sampler"]
 ROLES: tuple[Role, ...] = ("encoder", "objective", "sampler")
 
+#: What a plugin can offer: the parts of a trio, and tasks to evaluate any of them on.
+Offer = Literal[Role, "task"]
+OFFERS: tuple[Offer, ...] = (*ROLES, "task")
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -65,7 +69,7 @@ class Plugin:
 class Registered:
     """Something a plugin offers: how to build it and what settings it takes."""
 
-    role: Role
+    role: Offer
     name: str
     build: Callable[..., Any]
     settings: type[BaseModel]
@@ -103,14 +107,14 @@ class Registry:
     """All plugins and everything they offer."""
 
     plugins: list[Plugin] = field(default_factory=list)
-    parts: dict[tuple[Role, str], Registered] = field(default_factory=dict)
-    contested: dict[tuple[Role, str], list[Plugin]] = field(default_factory=dict)
+    parts: dict[tuple[Offer, str], Registered] = field(default_factory=dict)
+    contested: dict[tuple[Offer, str], list[Plugin]] = field(default_factory=dict)
 
-    def names(self, role: Role) -> list[str]:
+    def names(self, role: Offer) -> list[str]:
         """Return the registered names of a role, sorted."""
         return sorted(name for found, name in self.parts if found == role)
 
-    def get(self, role: Role, name: str) -> Registered:
+    def get(self, role: Offer, name: str) -> Registered:
         """Look up what a spec names.
 
         Raises:
@@ -188,7 +192,7 @@ def _collect(
     """Call one plugin's hooks and take in what it offers; all of it, or nothing."""
     offered: list[Registered] = []
 
-    def registrar(role: Role) -> Callable[..., None]:
+    def registrar(role: Offer) -> Callable[..., None]:
         def register(
             name: str,
             build: Callable[..., Any],
@@ -203,7 +207,7 @@ def _collect(
         return register
 
     try:
-        for role in ROLES:
+        for role in OFFERS:
             called = f"unirep_register_{role}s"
             hook = manager.subset_hook_caller(called, remove_plugins=others)
             hook(register=registrar(role))
@@ -232,7 +236,7 @@ def _contest_namesakes(registry: Registry) -> None:
             registry.contested[key] = rivals
 
 
-def _check_offer(role: Role, name: str, build: Any, settings: Any, plugin: Plugin) -> None:
+def _check_offer(role: Offer, name: str, build: Any, settings: Any, plugin: Plugin) -> None:
     if not _belongs(name, plugin):
         raise PluginError(
             f"{role} {name!r}: wanted the name {plugin.name!r} or one that begins with "

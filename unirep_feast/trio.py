@@ -133,7 +133,8 @@ def _tell_once(told: list[PluginError], error: PluginError) -> None:
 
 def _is_baseline(plugin: Any, name: str, registry: Registry) -> bool:
     """Whether a spec's ``plugin`` offers an encoder alone: a baseline that is not trained."""
-    offered = {key for key in (*registry.parts, *registry.contested) if key[1] == name}
+    keys = (*registry.parts, *registry.contested)
+    offered = {key for key in keys if key[1] == name and key[0] in ROLES}
     return plugin == name and offered == {("encoder", name)}
 
 

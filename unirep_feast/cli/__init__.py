@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train a representation on events before a time.",
     "encode": "Write a snapshot of all users' vectors as of a time.",
     "similar": "Find users like a user, or items for one.",
+    "evaluate": "Compare representations on tasks, beside each other.",
     "plugins": "See which plugins are installed and what they offer.",
     "runs": "List and show runs, and choose the one that serves.",
     "db": "See or upgrade the catalog's schema.",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -169,6 +170,10 @@ class ResultFolder:
             return None
         return found if isinstance(found, dict) else None
 
+    def write_json(self, name: str, found: dict[str, Any]) -> Path:
+        """Write a document of this folder; a number that is not finite becomes null."""
+        return self.write_text(name, json.dumps(finite(found), indent=1, allow_nan=False) + "\n")
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of this folder."""
         path = self.folder / name
@@ -184,6 +189,17 @@ class ResultFolder:
 
     def _cells(self, representation: str, run: str, task: str) -> Path:
         return self.folder / "results" / representation / run / f"{task}.json"
+
+
+def finite(found: Any) -> Any:
+    """The same with None for every number that JSON has no word for."""
+    if isinstance(found, dict):
+        return {key: finite(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [finite(value) for value in found]
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    return found
 
 
 def to_csv(rows: Iterable[Row]) -> str:
