@@ -42,6 +42,7 @@ class Manifest:
         depends_on_as_of: whether the encoder's vectors change with the as-of time alone.
         provides_items: whether the encoder has item vectors.
         provides_slots: whether it tells the interest of each vector.
+        blocks: by name, where a block begins and ends among a user's numbers; most have none.
         trainer: the fit loop's own state: best loss, patience, seconds spent; at the end what the
             training came to.
         files: SHA-256 of every other file by name.
@@ -59,6 +60,7 @@ class Manifest:
     depends_on_as_of: bool
     provides_items: bool = False
     provides_slots: bool = False
+    blocks: dict[str, tuple[int, int]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

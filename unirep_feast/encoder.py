@@ -50,6 +50,10 @@ class Encoder(Protocol):
             does not depend on the other rows, so the host may run a batch in chunks), ``packed``
             (nothing is computed for padding, so the host never chunks: each chunk would only repeat
             what is computed once per batch).
+
+    One attribute more is optional: ``blocks``, a mapping of names to (start, stop), for encoders
+    that put several things side by side: which of a user's K · D numbers are whose. It is published
+    in the footers of snapshots and the tags of the feature view, and read by ``take_block``.
     """
 
     num_vectors: int

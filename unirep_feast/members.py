@@ -32,6 +32,9 @@ from unirep_feast.trio import Choice, build_encoder, build_trio, choose, prepare
 
 _IDENTITY = "members.identity"
 
+#: Keys of `training` that mean nothing for a stage within a run.
+_OF_THE_RUN = ("until", "init_from", "checkpoint_every", "keep_checkpoints", "tensorboard")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -170,9 +173,11 @@ def _spec_of(member: MemberConfig) -> RepresentationSpec:
     # Encoders may add fields of their own to a member; a spec knows none of them.
     raw = member.model_dump(exclude_none=True, include=set(MemberConfig.model_fields))
     spec = parse_spec({**raw, "events": {"path": "-"}}, f"member {member.name}")
-    if spec.training.until is not None or "until" in member.training:
+    wrong = [key for key in _OF_THE_RUN if key in member.training]
+    if wrong:
         raise SpecError(
-            f"member {member.name}", ["training.until is the representation's; leave it out here"]
+            f"member {member.name}",
+            [f"training.{key} is the representation's; leave it out here" for key in wrong],
         )
     return spec
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from unirep_feast.blame import Part, blamed
+from unirep_feast.blocks import declared_blocks
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.encoder import CAPABILITIES, Encoder, Window
 from unirep_feast.errors import ContractError, PluginError, SpecError, UnusablePluginError
@@ -230,6 +231,8 @@ def check_declared(part: object, role: Role, name: str) -> None:
         if not fits:
             wanted = "a number from 1 on" if kind is int else kind.__name__.lower()
             raise ContractError(f"{who}: {attribute} is {found!r}; wanted {wanted}")
+    if role == "encoder":
+        declared_blocks(part, part.num_vectors * part.dim, who)  # type: ignore[attr-defined]
     items = role == "encoder" and "items" in getattr(part, "provides", ())
     for method in (*_METHODS[role], *(("embed_items",) if items else ())):
         if not callable(getattr(part, method, None)):

@@ -48,9 +48,10 @@ def command(
                 spec_options.notify(_eligible(record))
             elif record.kind == "validation":
                 validated = f", validation {record.values['loss']:.4f}"
-            if record.kind == "step":
+            if record.kind in ("step", "prepare"):
                 speed = record.values["units_per_second"]
                 text = f"loss {record.values['loss']:.4f}{validated}, {speed:,.0f} users/s"
+                text = f"preparing, {text}" if record.kind == "prepare" else text
                 advance(record.step, record.total, text)
             if verbose and record.values:
                 values = " ".join(f"{name}={value:.5g}" for name, value in record.values.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unirep_feast import snapshot
+from unirep_feast.blocks import Blocks, read_blocks
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CheckpointError, EventsError, StoreError, one_line
 from unirep_feast.events import open_dataset
-from unirep_feast.snapshot import DIM, PROMOTED, RUN, VECTORS, Kind
+from unirep_feast.snapshot import BLOCKS, DIM, PROMOTED, RUN, VECTORS, Kind
 
 KeyType = Literal["int64", "string"]
 
@@ -29,6 +30,7 @@ class Promoted:
         dim: D, numbers per vector.
         key_type: type of the user ids; None before the first snapshot.
         slots: whether it tells the interest of every vector.
+        blocks: by name, where a block of a user's numbers begins and ends.
     """
 
     run: str | None
@@ -36,6 +38,7 @@ class Promoted:
     dim: int | None
     key_type: KeyType | None
     slots: bool = False
+    blocks: Blocks = field(default_factory=dict)
 
 
 def snapshot_folder(spec: RepresentationSpec, kind: Kind = "user") -> Path:
@@ -67,6 +70,7 @@ def read_promoted(spec: RepresentationSpec) -> Promoted | None:
         dim=int(footer[DIM]) if DIM in footer else None,
         key_type=_as_key_type(schema.field(spec.view.join_key).type),
         slots="slots" in schema.names,
+        blocks=read_blocks(footer.get(BLOCKS)),
     )
 
 
@@ -123,7 +127,8 @@ def _of_checkpoint(spec: RepresentationSpec) -> Promoted | None:
         manifest = open_checkpoint(folder).manifest
     except CheckpointError:
         return None  # whoever encodes with it says what is wrong
-    return Promoted(run, manifest.num_vectors, manifest.dim, None, manifest.provides_slots)
+    vectors, slots = manifest.num_vectors, manifest.provides_slots
+    return Promoted(run, vectors, manifest.dim, None, slots, manifest.blocks)
 
 
 def _in_log(spec: RepresentationSpec, what: str, column: str, setting: str) -> KeyType:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from feast import FeatureView
 
+from unirep_feast.blocks import Blocks, write_blocks
 from unirep_feast.config import RepresentationSpec, parse_spec
 from unirep_feast.errors import StoreError
 from unirep_feast.snapshot import KINDS, Kind
@@ -20,10 +21,16 @@ HASH_TAG = "unirep.spec_hash"
 RUN_TAG = "unirep.run"
 VECTORS_TAG = "unirep.vectors"
 DIM_TAG = "unirep.dim"
+BLOCKS_TAG = "unirep.blocks"
 
 
 def make_tags(
-    spec: RepresentationSpec, kind: Kind, run: str | None, vectors: int | None, dim: int | None
+    spec: RepresentationSpec,
+    kind: Kind,
+    run: str | None,
+    vectors: int | None,
+    dim: int | None,
+    blocks: Blocks | None = None,
 ) -> dict[str, str]:
     """Tags of a view.
 
@@ -33,8 +40,10 @@ def make_tags(
         run: the promoted run, if there is one.
         vectors: how many vectors it makes per row of the view.
         dim: of how many numbers each.
+        blocks: which of the numbers are whose, where they are of several pieces.
     """
-    known = {RUN_TAG: run, VECTORS_TAG: vectors, DIM_TAG: dim}
+    text = write_blocks(blocks) if blocks else None
+    known = {RUN_TAG: run, VECTORS_TAG: vectors, DIM_TAG: dim, BLOCKS_TAG: text}
     return {
         **spec.view.tags,
         NAME_TAG: spec.name,

@@ -25,6 +25,7 @@ from unirep_feast.feature_store.promoted import (
     user_key_type,
 )
 from unirep_feast.feature_store.tags import (
+    BLOCKS_TAG,
     DIM_TAG,
     HASH_TAG,
     KIND_TAG,
@@ -39,6 +40,7 @@ from unirep_feast.feature_store.tags import (
 from unirep_feast.snapshot import Kind
 
 __all__ = [
+    "BLOCKS_TAG",
     "DIM_TAG",
     "HASH_TAG",
     "KIND_TAG",
@@ -244,6 +246,7 @@ class _Declaration:
         told: tuple[str | None, int | None, int | None] = (None, None, None)
         if promoted is not None:
             told = (promoted.run, promoted.vectors if kind == "user" else 1, promoted.dim)
+        blocks = promoted.blocks if promoted is not None and kind == "user" else None
         path = snapshot_glob(spec, kind)
         _GLOBS.add(path)
         source = FileSource(
@@ -269,7 +272,7 @@ class _Declaration:
             online=spec.view.online,
             description=described,
             owner=spec.view.owner,
-            tags=make_tags(spec, kind, *told),
+            tags=make_tags(spec, kind, *told, blocks=blocks),
         )
         service = FeatureService(
             name=name,

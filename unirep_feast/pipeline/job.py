@@ -6,7 +6,7 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unirep_feast.blocks import declared_blocks
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, Manifest, open_checkpoint, save_checkpoint
 from unirep_feast.config import RepresentationSpec, format_instant
@@ -82,6 +83,7 @@ class Job:
     notify: Notify
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     trio: Trio | None = None
+    on_record: OnRecord = lambda record: None
     step: int = 0
     saved: bool = False
 
@@ -114,6 +116,7 @@ class Job:
 
     def run(self, checkpoint: Checkpoint | None, on_record: OnRecord) -> Training:
         """Train, from a checkpoint where one is given, and record what comes of it."""
+        self.on_record = on_record
         if checkpoint is not None:
             self.step, self.saved = checkpoint.manifest.step, True
             if "values" in checkpoint.manifest.trainer:  # it was killed between saving and this
@@ -180,6 +183,9 @@ class Job:
             depends_on_as_of=encoder.depends_on_as_of,
             provides_items="items" in encoder.provides,
             provides_slots="slots" in encoder.provides,
+            blocks=declared_blocks(
+                encoder, encoder.num_vectors * encoder.dim, self.trio.name("encoder")
+            ),
             trainer=state,
         )
         folder = self.folder / "checkpoints" / (_FINAL if final else f"step-{step:08d}")
@@ -270,8 +276,9 @@ class Job:
         """The host's loop lent to ``prepare``: trains in memory, with the spec's own settings."""
         settings = self.spec.training.model_dump()
         config = type(self.spec.training)(**{**settings, **training})
-        for _ in Trainer(Trio(encoder, objective, sampler), sequences, config).run():
-            pass
+        for record in Trainer(Trio(encoder, objective, sampler), sequences, config).run():
+            if record.kind == "step":
+                self.on_record(replace(record, kind="prepare"))
         return encoder
 
 

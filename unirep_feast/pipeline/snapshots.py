@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from unirep_feast.blocks import write_blocks
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint
 from unirep_feast.config import MICROSECONDS_PER_SECOND, RepresentationSpec, format_instant
@@ -25,6 +26,7 @@ from unirep_feast.pipeline.restoring import load_encoder
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import (
     AS_OF,
+    BLOCKS,
     LEAKAGE,
     MACHINE,
     RUN,
@@ -213,11 +215,13 @@ class Snapshots:
 
     @property
     def _footer(self) -> dict[bytes, bytes]:
-        return {
+        footer = {
             RUN: self.run.id.encode(),
             LEAKAGE: b"1" if self.leaks else b"0",
             MACHINE: self._loaded[0].machine.encode(),
         }
+        blocks = self.checkpoint.manifest.blocks
+        return {**footer, BLOCKS: write_blocks(blocks).encode()} if blocks else footer
 
     @property
     def _created(self) -> int:

@@ -17,6 +17,7 @@ from unirep_feast.snapshot.kinds import (
 )
 from unirep_feast.snapshot.layout import (
     AS_OF,
+    BLOCKS,
     DIM,
     KINDS,
     LEAKAGE,
@@ -34,6 +35,7 @@ from unirep_feast.snapshot.writing import SnapshotFile
 
 __all__ = [
     "AS_OF",
+    "BLOCKS",
     "DIM",
     "KINDS",
     "LEAKAGE",

@@ -17,13 +17,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PROMOTED = "promoted"
 
 #: Keys of the parquet footer.
-RUN, VECTORS, DIM, AS_OF, LEAKAGE, MACHINE = (
+RUN, VECTORS, DIM, AS_OF, LEAKAGE, MACHINE, BLOCKS = (
     b"unirep.run",
     b"unirep.vectors",
     b"unirep.dim",
     b"unirep.as_of",
     b"unirep.model_leakage",
     b"unirep.machine",
+    b"unirep.blocks",
 )
 
 #: Below a run's folder, so that one link promotes all of them in one step.

@@ -10,7 +10,7 @@ from typing import Literal
 from unirep_feast.errors import TrainingError
 from unirep_feast.objective import Losses
 
-Kind = Literal["start", "step", "validation", "checkpoint", "end"]
+Kind = Literal["start", "step", "validation", "checkpoint", "end", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Record:
     """One thing that happened in training.
 
     Attributes:
-        kind: ``start``, ``step`` (every ``log_every``), ``validation``, ``checkpoint``, ``end``.
+        kind: ``start``, ``step`` (every ``log_every``), ``validation``, ``checkpoint``, ``end``;
+            ``prepare``, a step of a stage that an encoder's ``prepare`` trains.
         step: optimizer steps done.
         epoch: passes over the training units done, fractional.
         seconds: since training began, earlier sessions of a resumed run included.
