@@ -135,3 +135,49 @@ class TestImpressions(SamplerTests):
     @pytest.fixture
     def recipe(self, impressions: str) -> Recipe:
         return _click_recipe(impressions)
+
+
+def _list_recipe(path: str, **objective: Any) -> Recipe:
+    return registered(
+        "userbert",
+        objective="userbert.news",
+        sampler="userbert.news",
+        settings={
+            "encoder": {**SMALL, "dropout": 0.0},
+            "objective": objective,
+            "sampler": {"path": path},
+        },
+    )
+
+
+@pytest.fixture
+def lists(world: World, tmp_path: Path) -> str:
+    """Every event a click, beside two items that were not clicked."""
+    past: Sequences = world.past
+    event = np.repeat(_events(past), 3)
+    users = past.users.take(pa.array(np.repeat(np.arange(len(past)), 3 * past.lengths.numpy())))
+    when = pa.array(past.times.numpy()[event], pa.int64()).cast(TIME_TYPE)
+    clicked = np.arange(len(event)) % 3 == 0
+    drawn = np.random.default_rng(0).integers(0, past.items.known - 3, len(event))
+    items = np.where(clicked, past.codes.numpy()[event].astype(np.int64) - 3, drawn)
+    ids = past.items.item_ids.take(pa.array(np.maximum(items, 0)))
+    path = tmp_path / "lists.parquet"
+    pq.write_table(
+        pa.table({"user_id": users, "item_id": ids, "event_timestamp": when, "clicked": clicked}),
+        path,
+    )
+    return str(path)
+
+
+class TestNews(ObjectiveTests):
+    @pytest.fixture(params=[False, True], ids=["fine-tuned", "frozen"])
+    def recipe(self, request: pytest.FixtureRequest, lists: str) -> Recipe:
+        return _list_recipe(lists, frozen=request.param)
+
+
+class TestLists(SamplerTests):
+    random = False
+
+    @pytest.fixture
+    def recipe(self, lists: str) -> Recipe:
+        return _list_recipe(lists)

@@ -136,8 +136,8 @@ class SamplerSettings(_Settings):
     min_events: int = Field(2, ge=2, description="behaviors a user needs")
 
 
-class ImpressionsSettings(_Settings):
-    """A table of impressions, one training unit per row: what was shown, and was it clicked."""
+class TableSettings(_Settings):
+    """A table of impressions: what was shown, and was it clicked."""
 
     path: str = Field(
         "impressions.parquet", description="parquet file, relative to the working folder"
@@ -155,16 +155,34 @@ class ImpressionsSettings(_Settings):
     skipped: str | None = Field(
         None, description="value of `label` that is none; null: every other one"
     )
-    negatives: int | None = Field(
-        1, ge=1, description="rows without a click kept per click of a user; null: all"
-    )
     share: float = Field(
         1.0, gt=0, le=1, description="share of the users whose rows are used, by hash of the id"
     )
     min_events: int = Field(1, ge=1, description="behaviors the history of a row needs")
 
 
+class ImpressionsSettings(TableSettings):
+    """A table of impressions, one training unit per row."""
+
+    negatives: int | None = Field(
+        1, ge=1, description="rows without a click kept per click of a user; null: all"
+    )
+
+
+class ListsSettings(TableSettings):
+    """A table of impressions, one training unit per list that was shown at one time."""
+
+
 class ClickSettings(_Settings):
     """Click probability from the dot product of user and candidate."""
 
     frozen: bool = Field(False, description="train bias and scale alone: a probe of the vectors")
+
+
+class NewsSettings(_Settings):
+    """Which of the items shown together is clicked, from their dot products with the user."""
+
+    negatives: int = Field(
+        4, ge=1, description="items without a click, of the same list, that a click is held against"
+    )
+    frozen: bool = Field(False, description="train the scale alone: a probe of the vectors")

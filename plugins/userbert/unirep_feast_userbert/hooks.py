@@ -10,6 +10,8 @@ from unirep_feast_userbert.config import (
     ClickSettings,
     EncoderSettings,
     ImpressionsSettings,
+    ListsSettings,
+    NewsSettings,
     ObjectiveSettings,
     SamplerSettings,
 )
@@ -50,7 +52,7 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
 
 @hookimpl
 def unirep_register_objectives(register: RegisterObjective) -> None:
-    """Offer pre-training, and fine-tuning on clicks."""
+    """Offer pre-training, and fine-tuning on clicks and on lists."""
 
     def pretrain(settings: ObjectiveSettings, encoder: Encoder) -> Objective:
         from unirep_feast_userbert.objective import UserBertObjective
@@ -62,13 +64,19 @@ def unirep_register_objectives(register: RegisterObjective) -> None:
 
         return ClickObjective(settings)
 
+    def news(settings: NewsSettings, encoder: Encoder) -> Objective:
+        from unirep_feast_userbert.news import NewsObjective
+
+        return NewsObjective(settings)
+
     register("userbert", pretrain, ObjectiveSettings)
     register("userbert.ctr", click, ClickSettings)
+    register("userbert.news", news, NewsSettings)
 
 
 @hookimpl
 def unirep_register_samplers(register: RegisterSampler) -> None:
-    """Offer the views of pre-training, and impressions."""
+    """Offer the views of pre-training, impressions, and lists of them."""
 
     def pretrain(settings: SamplerSettings) -> Sampler:
         from unirep_feast_userbert.sampler import UserBertSampler
@@ -80,5 +88,11 @@ def unirep_register_samplers(register: RegisterSampler) -> None:
 
         return ImpressionsSampler(settings)
 
+    def lists(settings: ListsSettings) -> Sampler:
+        from unirep_feast_userbert.lists import ListsSampler
+
+        return ListsSampler(settings)
+
     register("userbert", pretrain, SamplerSettings)
     register("userbert.ctr", impressions, ImpressionsSettings)
+    register("userbert.news", lists, ListsSettings)

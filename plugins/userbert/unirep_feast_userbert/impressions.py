@@ -17,7 +17,7 @@ from unirep_feast.objective import Views
 from unirep_feast.sampler import Draw, Units, seed_of
 from unirep_feast.sequences import Sequences
 from unirep_feast.splits import hash_ids
-from unirep_feast_userbert.config import ImpressionsSettings
+from unirep_feast_userbert.config import ImpressionsSettings, TableSettings
 
 
 @dataclass(frozen=True)
@@ -79,46 +79,57 @@ class ImpressionsSampler:
     def _units(self, sequences: Sequences) -> ImpressionRows:
         # A function of file and sequences alone; kept because every step asks for it.
         if self._rows is None or self._rows[0] is not sequences:
-            self._rows = (sequences, self._match(sequences))
+            rows = match_rows(self.settings, sequences, self.settings.negatives)
+            self._rows = (sequences, rows)
         return self._rows[1]
 
-    def _match(self, sequences: Sequences) -> ImpressionRows:
-        table, device = _read(self.settings), sequences.device
-        users = _places(table["user"], sequences.users)
-        items = _places(table["item"], sequences.items.item_ids) + FIRST_ITEM
-        clicked = _numbers(table["clicked"])
-        as_of = _numbers(table["time"])
-        kept = torch.ones_like(users, dtype=torch.bool)
-        left_out: dict[str, int] = {}
 
-        def leave_out(reason: str, bad: Tensor) -> None:
-            left_out[reason] = int((kept & bad).sum())
-            kept.logical_and_(~bad)
+def match_rows(
+    settings: TableSettings, sequences: Sequences, negatives: int | None
+) -> ImpressionRows:
+    """Read the table and find its users, items and times in the histories.
 
-        leave_out("null label, or none of the two", clicked < 0)
-        leave_out("null or unknown user", users < 0)
-        leave_out("null or unknown item", items < FIRST_ITEM)
-        leave_out("null time", as_of < 0)
-        # What was shown after the cut-off is what the representation is tested on.
-        leave_out("after the training data", as_of >= sequences.until)
-        asked = torch.nonzero(kept).flatten()
-        rows, when = users[asked].to(device), as_of[asked].to(device)
-        hi = sequences.locate(rows, when)
-        few = torch.zeros_like(kept)
-        short = hi - sequences.bounds(rows, hi, when) < self.settings.min_events
-        few[asked] = short.cpu()
-        leave_out("too few behaviors", few)
-        if self.settings.share < 1:
-            point = hash_ids(sequences.users, seed_of("userbert.share")) / np.float64(2**64)
-            inside = torch.from_numpy(point < self.settings.share)
-            leave_out("not in the share", ~inside[users.clamp(min=0)])
-        if self.settings.negatives is not None:
-            leave_out("enough others", _surplus(users, clicked, kept, self.settings.negatives))
-        left_out = {reason: count for reason, count in left_out.items() if count}
-        users, items, clicked, as_of = (
-            column[kept].to(device) for column in (users, items, clicked, as_of)
-        )
-        return ImpressionRows(users, items, clicked, as_of, left_out)
+    Args:
+        settings: where the table is, and what its columns are.
+        sequences: the histories, with the encoder's window.
+        negatives: rows without a click that are kept per click of a user; None: all.
+    """
+    table, device = _read(settings), sequences.device
+    users = _places(table["user"], sequences.users)
+    items = _places(table["item"], sequences.items.item_ids) + FIRST_ITEM
+    clicked = _numbers(table["clicked"])
+    as_of = _numbers(table["time"])
+    kept = torch.ones_like(users, dtype=torch.bool)
+    left_out: dict[str, int] = {}
+
+    def leave_out(reason: str, bad: Tensor) -> None:
+        left_out[reason] = int((kept & bad).sum())
+        kept.logical_and_(~bad)
+
+    leave_out("null label, or none of the two", clicked < 0)
+    leave_out("null or unknown user", users < 0)
+    leave_out("null or unknown item", items < FIRST_ITEM)
+    leave_out("null time", as_of < 0)
+    # What was shown after the cut-off is what the representation is tested on.
+    leave_out("after the training data", as_of >= sequences.until)
+    asked = torch.nonzero(kept).flatten()
+    rows, when = users[asked].to(device), as_of[asked].to(device)
+    hi = sequences.locate(rows, when)
+    few = torch.zeros_like(kept)
+    short = hi - sequences.bounds(rows, hi, when) < settings.min_events
+    few[asked] = short.cpu()
+    leave_out("too few behaviors", few)
+    if settings.share < 1:
+        point = hash_ids(sequences.users, seed_of("userbert.share")) / np.float64(2**64)
+        inside = torch.from_numpy(point < settings.share)
+        leave_out("not in the share", ~inside[users.clamp(min=0)])
+    if negatives is not None:
+        leave_out("enough others", _surplus(users, clicked, kept, negatives))
+    left_out = {reason: count for reason, count in left_out.items() if count}
+    users, items, clicked, as_of = (
+        column[kept].to(device) for column in (users, items, clicked, as_of)
+    )
+    return ImpressionRows(users, items, clicked, as_of, left_out)
 
 
 def _surplus(users: Tensor, clicked: Tensor, kept: Tensor, ratio: int) -> Tensor:
@@ -155,7 +166,7 @@ def _numbers(column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(pc.fill_null(column, -1).to_numpy().astype("int64"))
 
 
-def _read(settings: ImpressionsSettings) -> pa.Table:
+def _read(settings: TableSettings) -> pa.Table:
     """Read the table: columns user, item, time (int64 microseconds), clicked (int64)."""
     roles = {
         "user": settings.user,
@@ -163,7 +174,7 @@ def _read(settings: ImpressionsSettings) -> pa.Table:
         "time": settings.time,
         "clicked": settings.label,
     }
-    where = f"userbert.ctr: {settings.path}"
+    where = f"userbert: {settings.path}"
     try:
         names = pq.read_schema(settings.path).names
         missing = [name for name in roles.values() if name not in names]
@@ -192,7 +203,7 @@ def _read(settings: ImpressionsSettings) -> pa.Table:
     return pa.table(columns)
 
 
-def _clicks(label: pa.ChunkedArray, settings: ImpressionsSettings, where: str) -> pa.ChunkedArray:
+def _clicks(label: pa.ChunkedArray, settings: TableSettings, where: str) -> pa.ChunkedArray:
     """Labels as int64: 1 clicked, 0 not, null neither."""
     if settings.clicked is None:
         if not (pa.types.is_boolean(label.type) or pa.types.is_integer(label.type)):
