@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch, bucket_width
-from unirep_feast.encoder import Encoded, Encoder
+from unirep_feast.encoder import Encoded, Encoder, Steps
 from unirep_feast.errors import ContractError, UnirepError
 from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
@@ -66,7 +66,7 @@ class ChunkedEncoder:
         """Give what the encoder itself has."""
         return getattr(self._encoder, name)
 
-    def __call__(self, batch: SequenceBatch, *, steps: bool | None = None) -> Encoded:
+    def __call__(self, batch: SequenceBatch, *, steps: Steps | None = None) -> Encoded:
         """Encode a batch; see :class:`unirep_feast.encoder.Encoder`."""
         steps = self._steps if steps is None else steps
         groups = self._groups(batch)
@@ -84,7 +84,7 @@ class ChunkedEncoder:
         with _encoding("embed_items"):
             return self._encoder.embed_items(codes)
 
-    def _encode(self, batch: SequenceBatch, steps: bool) -> Encoded:
+    def _encode(self, batch: SequenceBatch, steps: Steps) -> Encoded:
         with _encoding("forward"):
             return self._call(batch, steps=steps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,13 +18,18 @@ __all__ = ["CAPABILITIES", "Encoded", "Encoder", "Window"]
 CAPABILITIES = frozenset({"steps", "items", "slots", "batch_independent", "packed"})
 
 
+#: Whether hidden states per event are asked for, and of which events.
+Steps = bool | Literal["masked"]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """What an encoder returns; every tensor is aligned with rows or events of the batch.
 
     Attributes:
         users: (B, K, D) float, the user vectors. Rows without events are finite and ignored.
-        steps: (N, D) float, contextual hidden state of each packed event, if asked for.
+        steps: (N, D) float, contextual hidden state of each packed event, or of the masked ones,
+            if asked for.
         extras: (B, ...) tensors for ``penalties`` or publication; ``slots`` (B, K) int64 gives the
             interest id of each vector and is published beside the vectors.
     """
@@ -70,13 +75,15 @@ class Encoder(Protocol):
         """
         ...
 
-    def __call__(self, batch: SequenceBatch, *, steps: bool = False) -> Encoded:
+    def __call__(self, batch: SequenceBatch, *, steps: Steps = False) -> Encoded:
         """Encode a batch.
 
         Args:
             batch: packed histories.
             steps: also return hidden states per event; asked for only where ``steps`` is provided
                 and the objective requires it, so that an encoder may skip the work otherwise.
+                ``"masked"`` asks for those of events whose code is MASK; the others' rows may hold
+                any finite numbers then. An encoder may take it as True.
         """
         ...
 

@@ -70,7 +70,9 @@ def test_tokens_in_front_alone_equal_the_whole_layer(packed: bool, batch: Sequen
     layer = Layer(8, 2, dropout=0).double()
     layout, x = _tokens(batch, packed)
 
-    torch.testing.assert_close(layer.at_heads(x, layout), layout.heads_of(layer(x, layout)))
+    torch.testing.assert_close(
+        layer.at(x, layout.heads_of(x), layout), layout.heads_of(layer(x, layout))
+    )
 
 
 def test_flat_layouts_hold_the_same_tokens(batch: SequenceBatch) -> None:

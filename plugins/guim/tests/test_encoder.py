@@ -149,3 +149,37 @@ def test_users_are_the_same_with_and_without_steps(encoder: Encoders, batch_of: 
 def test_wrong_settings_are_refused(setting: dict[str, object], encoder: Encoders) -> None:
     with pytest.raises(ValueError, match=r"heads|variant|vectors"):
         encoder(**setting)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_masked_events_alone_get_what_all_would(
+    variant: str, encoder: Encoders, batch_of: Batches
+) -> None:
+    """Asked for the masked events only, users, those events and all gradients are the same."""
+    model = encoder(variant=variant).double().train()
+    rows = [[(3, 9), (MASK, 8), (4, 7), (MASK, 2)], [(5, 3)], [], [(MASK, 5)]]
+    batch = batch_of(rows)
+    hidden = batch.codes == MASK
+    found = []
+    for steps in (True, "masked"):
+        model.zero_grad()
+        encoded = model(batch, steps=steps)
+        assert encoded.steps is not None and encoded.steps.shape == (len(batch.codes), model.dim)
+        (encoded.users[[0, 1, 3]].sin().sum() + encoded.steps[hidden].cos().sum()).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((encoded.users, encoded.steps[hidden], grads))
+
+    (users, states, grads), (users2, states2, grads2) = found
+    torch.testing.assert_close(users2, users)
+    torch.testing.assert_close(states2, states)
+    assert grads.keys() == grads2.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grads2[name], grad)
+
+
+def test_nothing_masked_is_no_trouble(encoder: Encoders, batch_of: Batches) -> None:
+    """A batch without a masked event, and one without events, have users all the same."""
+    model = encoder().train()
+    for rows in ([[(3, 9)], [(4, 1), (5, 0.5)]], [[], []]):
+        batch = batch_of(rows)
+        torch.testing.assert_close(model(batch, steps="masked").users, model(batch).users)

@@ -46,13 +46,13 @@ class SelfAttention(nn.Module):
         out: Tensor = self.out(layout.unpad(mixed))
         return out
 
-    def at_heads(self, x: Tensor, here: Tensor, layout: Layout) -> Tensor:
-        """Compute :meth:`forward` for the tokens [CLS] only.
+    def at(self, x: Tensor, here: Tensor, layout: Layout) -> Tensor:
+        """Compute :meth:`forward` for some tokens only.
 
         Shape:
             x: (n, d) flat tokens.
-            here: (B, C, d), the tokens [CLS] among them.
-            returns: (B, C, d).
+            here: (B, Q, d), as many tokens of each row.
+            returns: (B, Q, d).
         """
         out: Tensor = self.out(self._mix(self.query(here), x, layout))
         return out
@@ -115,10 +115,9 @@ class Layer(nn.Module):
         x = self.attention_norm(x + self.dropout(self.attention(x, layout)))
         return self._feed(x)
 
-    def at_heads(self, x: Tensor, layout: Layout) -> Tensor:
-        """Compute :meth:`forward` for the tokens [CLS] only: (n, d) to (B, C, d)."""
-        here = layout.heads_of(x)  # (B, C, d)
-        mixed = self.attention.at_heads(x, here, layout)
+    def at(self, x: Tensor, here: Tensor, layout: Layout) -> Tensor:
+        """Compute :meth:`forward` for some tokens only: (n, d) and (B, Q, d) to (B, Q, d)."""
+        mixed = self.attention.at(x, here, layout)
         return self._feed(self.attention_norm(here + self.dropout(mixed)))
 
     def _feed(self, x: Tensor) -> Tensor:

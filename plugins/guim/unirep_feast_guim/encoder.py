@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirep_feast.batch import MASK, SequenceBatch
 from unirep_feast.config import MICROSECONDS_PER_DAY
-from unirep_feast.encoder import Encoded
+from unirep_feast.encoder import Encoded, Steps
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
 from unirep_feast_guim.bert import HeadVectors, Layer, head_count, one_layer
@@ -73,8 +74,8 @@ class GuimEncoder(nn.Module):
         """Read categories and titles of the run-time item table."""
         self.f_j.bind(items)
 
-    def forward(self, batch: SequenceBatch, *, steps: bool = False) -> Encoded:
-        """Encode a batch; without ``steps`` the last layer computes the tokens [CLS] only."""
+    def forward(self, batch: SequenceBatch, *, steps: Steps = False) -> Encoded:
+        """Encode a batch; the last layer computes no more tokens than are asked for."""
         layout = Layout.of(batch, self.tokens, packed=self.training)
         codes, days = batch.codes, self._days(batch)
         if not layout.packed:
@@ -87,10 +88,22 @@ class GuimEncoder(nn.Module):
             x = layer(x, layout)
         last = cast(Layer, self.layers[-1])
         if not steps and self.several is None:
-            return Encoded(self.f_u(last.at_heads(x, layout)))
+            return Encoded(self.f_u(last.at(x, layout.heads_of(x), layout)))
+        if steps == "masked" and layout.packed and self.several is None:
+            return self._at_masked(x, hidden, layout)
         x = last(x, layout)
         heads = layout.heads_of(x) if self.several is None else self.several(x, layout)
         return Encoded(self.f_u(heads), layout.events_of(x) if steps else None)
+
+    def _at_masked(self, x: Tensor, hidden: Tensor, layout: Layout) -> Encoded:
+        """Run the last layer for the tokens [CLS] and the masked events, zeros for the others."""
+        last = cast(Layer, self.layers[-1])
+        events = hidden.nonzero().squeeze(1)
+        chosen = layout.chosen(events)
+        out = last.at(x, F.embedding(chosen.tokens, x), layout)  # (B, Q, d)
+        found = F.embedding(chosen.cells, out.flatten(0, 1))
+        steps = out.new_zeros(len(hidden), self.dim).index_copy(0, events, found)
+        return Encoded(self.f_u(out[:, : self.tokens]), steps)
 
     def embed_items(self, codes: Tensor) -> Tensor:
         """Return (n, D) vectors of (n,) codes, without time; of appended items too."""

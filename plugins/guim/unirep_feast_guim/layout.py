@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unirep_feast.batch import SequenceBatch
+
+
+class Chosen(NamedTuple):
+    """Some tokens of each row.
+
+    Attributes:
+        tokens: (B, Q) int64 flat tokens, those [CLS] first; filled up with any.
+        cells: (m,) int64 cell, ``row * Q + q``, of each chosen event.
+    """
+
+    tokens: Tensor
+    cells: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,22 @@ class Layout:
         if self.packed:
             return torch.cat((ahead.reshape(-1, d), events))
         return torch.cat((ahead, events), 1).view(-1, d)
+
+    def chosen(self, events: Tensor) -> Chosen:
+        """Line up the tokens [CLS] and some events of each row; only if packed.
+
+        Args:
+            events: (m,) int64 packed positions, ascending.
+        """
+        B, C = len(self.batch), self.heads
+        rows = self.batch.rows[events]
+        counts = torch.bincount(rows, minlength=B)
+        place = torch.arange(len(events), device=events.device) - (counts.cumsum(0) - counts)[rows]
+        most = int(counts.max()) if len(events) else 0
+        heads = torch.arange(B * C, device=events.device).view(B, C)
+        tokens = torch.cat((heads, heads.new_zeros(B, most)), 1)
+        cells = rows * (C + most) + C + place
+        return Chosen(tokens.flatten().scatter(0, cells, B * C + events).view(B, -1), cells)
 
     def heads_of(self, flat: Tensor) -> Tensor:
         """(n, d) to (B, C, d): the tokens [CLS]."""

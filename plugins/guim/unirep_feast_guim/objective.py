@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unirep_feast.batch import FIRST_ITEM, SequenceBatch
-from unirep_feast.encoder import Encoder
+from unirep_feast.batch import FIRST_ITEM, MASK, SequenceBatch
+from unirep_feast.encoder import Encoder, Steps
 from unirep_feast.errors import ContractError
 from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
@@ -63,7 +63,7 @@ class GuimObjective(nn.Module):
     def forward(self, encoder: Encoder, views: Views) -> Losses:
         """Score a batch; the terms are ``mlm`` and ``matching``, in nats per user."""
         history, items, masked, future = _checked(views)
-        encoded = encoder(history)
+        encoded = encoder(history, steps=self._steps_of(history, masked))
         pool = _pool(history, items, future)
         vectors = _full(encoder.embed_items(pool.codes))  # (P, D)
         terms: dict[str, Tensor] = {}
@@ -88,6 +88,12 @@ class GuimObjective(nn.Module):
             metrics["vectors_used"] = vectors_used(cosine.detach(), pairs, pool)
         metrics["left_out"] = left_out.float()
         return Losses(terms, metrics)
+
+    def _steps_of(self, history: SequenceBatch, masked: Tensor) -> Steps:
+        """Which hidden states are needed; a sampler may have left some masked items in sight."""
+        if not self.settings.mlm:
+            return False
+        return "masked" if bool((history.codes[masked] == MASK).all()) else True
 
     def _usable(self, pool: ItemPool, rows: Tensor, codes: Tensor) -> Tensor:
         """(n,) bool: positives that are items and have something to be told from."""
