@@ -288,6 +288,30 @@ class ViewConfig(Frozen):
         return self
 
 
+class SearchConfig(Frozen):
+    """What `unirep tune` may try for one key of the spec: a list, or a range."""
+
+    choices: tuple[Any, ...] | None = Field(None, description="values, tried as they are")
+    low: float | None = Field(None, description="least number, included")
+    high: float | None = Field(None, description="largest number, included")
+    log: bool = Field(False, description="draw evenly by the logarithm")
+    whole: bool = Field(False, description="whole numbers only")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> SearchConfig:
+        if self.choices is not None:
+            if not self.choices or self.low is not None or self.high is not None:
+                raise ValueError("give `choices` with at least one value, or `low` and `high`")
+            return self
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(
+                f"wanted `choices`, or `low` below `high`, found {self.low} and {self.high}"
+            )
+        if self.log and self.low <= 0:
+            raise ValueError(f"`log` needs `low` above 0, found {self.low}")
+        return self
+
+
 class RepresentationSpec(Frozen):
     """One representation: events in, a trio of parts, training, snapshots, a feature view."""
 
@@ -302,6 +326,10 @@ class RepresentationSpec(Frozen):
     training: TrainingConfig = TrainingConfig()
     encode: EncodeConfig = EncodeConfig()
     view: ViewConfig = ViewConfig()
+    search: dict[str, SearchConfig] = Field(
+        default_factory=dict,
+        description="by key, such as training.learning_rate: what `unirep tune` may try",
+    )
     storage: str = Field("data/unirep", description="runs and snapshots, relative to the spec")
     catalog: str | None = Field(
         None, description="SQLAlchemy URL; default: $UNIREP_CATALOG, else SQLite in `storage`"
@@ -343,7 +371,8 @@ class RepresentationSpec(Frozen):
     def fingerprint(self) -> str:
         """Hash of what decides a run's weights; where things lie and how they are served do not."""
         decisive = self.model_dump(
-            mode="json", exclude={"folder", "storage", "catalog", "view", "encode", "name"}
+            mode="json",
+            exclude={"folder", "storage", "catalog", "view", "encode", "name", "search"},
         )
         for key in ("device", "tensorboard", "threads", "keep_checkpoints", "log_every"):
             decisive["training"].pop(key)

@@ -176,23 +176,38 @@ def trained(
     if candidate.serving:
         return _serving(candidate, seed)
     spec = evaluated_spec(candidate.spec, until, seed, work)
+    run, seconds = ensure_run(spec, on_record, notify, read)
+    return as_trained(candidate, spec, run, seconds)
+
+
+def ensure_run(
+    spec: RepresentationSpec, on_record: OnRecord, notify: Notify, read: ReadEvents
+) -> tuple[Run, float]:
+    """Find the finished run of this very spec, or train (or resume) it, and let it serve.
+
+    Returns:
+        The run, and the seconds that training took, now or then.
+    """
     catalog = open_catalog(spec)
-    started, seconds = time.perf_counter(), 0.0
+    started = time.perf_counter()
     run = _finished(catalog, spec)
+    seconds = 0.0 if run is None else _took(run)
     if run is None:
         unfinished = [one for one in catalog.list_runs(spec.name) if one.status != "finished"]
         resume = any(one.spec_hash == spec.fingerprint() for one in unfinished)
-        made = train(spec, resume, on_record, notify, read)
-        run = catalog.get_run(made.run)
+        run = catalog.get_run(train(spec, resume, on_record, notify, read).run)
         seconds = time.perf_counter() - started
     found = run
     if not found.promoted:
         catalog.promote(found.id, lambda: point_promoted(spec.home, found.id))
-    manifest = final_checkpoint(catalog, spec, run).manifest
-    name = candidate.spec.name
-    return Trained(
-        name, spec, candidate.path, run, manifest, spec.training.seed, seconds or _took(run)
-    )
+    return run, seconds
+
+
+def as_trained(candidate: Candidate, spec: RepresentationSpec, run: Run, seconds: float) -> Trained:
+    """Put a run that serves its spec together with what is known of it."""
+    manifest = final_checkpoint(open_catalog(spec, create=False), spec, run).manifest
+    seed = int(manifest.spec["training"]["seed"])
+    return Trained(candidate.spec.name, spec, candidate.path, run, manifest, seed, seconds)
 
 
 def evaluated_spec(
@@ -233,11 +248,8 @@ def _serving(candidate: Candidate, seed: int) -> Trained:
             "storage": str(Path(candidate.spec.resolve(candidate.spec.storage)).resolve()),
         }
     )
-    catalog = open_catalog(spec, create=False)
-    run = serving_run(catalog, spec, None)
-    manifest = final_checkpoint(catalog, spec, run).manifest
-    seed = int(manifest.spec["training"]["seed"])
-    return Trained(candidate.spec.name, spec, candidate.path, run, manifest, seed, _took(run))
+    run = serving_run(open_catalog(spec, create=False), spec, None)
+    return as_trained(candidate, spec, run, _took(run))
 
 
 def _took(run: Run) -> float:

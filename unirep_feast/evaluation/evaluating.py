@@ -119,7 +119,7 @@ def evaluate(
     refuse_leaks(candidates, tasks, options.allow_leakage)
     if "boosting" in {probe for task in tasks for probe in task.config.probes or config.probes}:
         load_lightgbm()  # now, not after an hour
-    with _alone(options.work):
+    with alone(options.work):
         log = read_task_log(config, telling.reader_of(config.source()))
         made = [make_examples(config, task, log) for task in tasks]
         job = _Evaluation(config, options, telling, log, made, _total(config, made, candidates))
@@ -185,7 +185,7 @@ class _Evaluation:
         task = made.loaded.config
         key = self._key(made)
         cells = self.folder.cells(run.name, run.run.id, task.name, key)
-        space = _item_space(run, made, self.log)
+        space = item_space(run, made, self.log)
         tunable = can_fine_tune(run, made)
         wanted = wanted_cells(self.config, made, space is not None, tunable, self.options.control)
         missing = missing_cells(cells, wanted)
@@ -307,7 +307,7 @@ def _total(
     return cells * len(candidates) * config.training_seeds
 
 
-def _item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
+def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
     """Item vectors of a run lined up with a task's candidates; None where it has none."""
     problem = made.loaded.task.problem
     path = run.item_snapshot(min(made.loaded.times))
@@ -344,7 +344,7 @@ def _hash(log: TaskLog) -> str:
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def alone(work: Path) -> Iterator[None]:
     """Let one evaluation at a time write to a folder; the system lets go if the process dies."""
     path = work / "evaluate.lock"
     try:
