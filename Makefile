@@ -1,10 +1,10 @@
-# The whole house in six targets. VENV and PYTHON can be set from outside.
+# The whole house in a few targets. VENV and PYTHON can be set from outside.
 VENV ?= .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: install quickstart test lint bench docs clean
+.PHONY: install quickstart test lint bench evaluate docs clean
 
 # Torch first and pinned: left to the resolver it pulls gigabytes of CUDA packages.
 install: $(VENV)/.installed
@@ -33,6 +33,15 @@ lint: install
 bench: install
 	bash benchmarks/rivals/setup.sh
 	$(BIN)/python benchmarks/compare.py all
+
+# Every paper and baseline on three data sets; hours, and resumable. See examples/evaluation.
+DATA_SETS := online-retail dunnhumby ml-1m
+evaluate: install
+	for name in $(DATA_SETS); do \
+	  folder=examples/evaluation/$$name; \
+	  $(BIN)/python examples/evaluation/make_specs.py $$name || exit 1; \
+	  $(BIN)/unirep evaluate $$folder/tasks.yaml $$folder/specs/*.yaml $$folder/specs/made/*.yaml || exit 1; \
+	done
 
 # Examples in docstrings are run; those of the README by tests/integration/test_readme.py.
 docs: install

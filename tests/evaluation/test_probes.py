@@ -335,6 +335,45 @@ def test_ranking_cells_and_their_control() -> None:
         assert values[key] < level + 0.08
 
 
+def test_impressions_are_scored_by_what_was_shown() -> None:
+    """Clicks on items near the user: item vectors tell by themselves, and tell the probes."""
+    draw = np.random.default_rng(8)
+    features = np.repeat(draw.normal(size=(300, 4)), 5, axis=0).astype(np.float32)
+    items = draw.normal(size=(50, 4)).astype(np.float32)
+    shown = draw.integers(0, 50, len(features))
+    near = (features * items[shown]).sum(1)
+    examples = Examples(
+        np.repeat(np.arange(300), 5),
+        np.zeros(1500, np.int64),
+        (near > 1).astype(np.float32),
+        items=shown,
+        groups=np.repeat(np.arange(300), 5),
+        context=np.zeros((1500, 1), np.float32),
+    )
+    space = ItemSpace(items, np.ones(50, bool), "inner_product", 1)
+    users = pa.array(np.arange(300))
+    for metrics in (("auc", "ap"), ("auc_per_group", "ndcg@10_per_group")):
+        split = made("impressions", metrics, examples)
+        probes = [Wanted("direct", 1, 0), Wanted("boosting", 1, 0), Wanted("direct", 1, 0, True)]
+        with_items, without = Cells("key"), Cells("key")
+        subject = Subject(features, np.ones(1500, bool), space, None)
+        for _ in compute(CONFIG, split, subject, users, probes, with_items, ABOUT):
+            pass
+        bare = replace(subject, items=None)
+        for _ in compute(CONFIG, split, bare, users, probes[1:2], without, ABOUT):
+            pass
+
+        values = {
+            key: next(row.value for row in rows if row.split == "test" and row.primary)
+            for key, rows in with_items.rows.items()
+        }
+        assert values["direct|1|0"] == 1
+        assert values["boosting|1|0"] > 0.95
+        assert abs(values["direct|1|0|control"] - 0.5) < 0.12
+        row = next(r for r in without.rows["boosting|1|0"] if r.split == "test" and r.primary)
+        assert row.value < 0.85  # who clicks much, but not what
+
+
 def test_rows_of_examples_are_taken_with_their_positives() -> None:
     """Keeping some users keeps their lists of positives."""
     split, _, _ = ranking_of(10)

@@ -144,7 +144,7 @@ def trained_by(
         with suppress(UnirepError):
             check_fit(_recipe(encoder, settings, **parts).build(past))
             return parts
-    return {}
+    return {"objective": "toy", "sampler": "toy"}  # which fits every encoder
 
 
 def _add(kit: Kit, title: str, base: type, **fixtures: Any) -> None:

@@ -20,6 +20,7 @@ from unirep_feast.objective import Objective, Views
 from unirep_feast.plugins import Registry, build_registry, load_plugins
 from unirep_feast.sampler import Draw, Sampler, Units
 from unirep_feast.sequences import Sequences
+from unirep_feast.testing.toy.hooks import ENTRY_POINT as TOY
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import Trio, choose, prepare_encoder
 
@@ -84,9 +85,9 @@ def registered(
 
     Args:
         plugin: gives every part that is not named.
-        encoder: registered name, such as ``acme.gru``.
-        objective: registered name.
-        sampler: registered name.
+        encoder: registered name, such as ``acme.gru``; ``toy`` is a partner of the kit's own.
+        objective: registered name; the ``toy`` one scores views ``earlier`` and ``later``.
+        sampler: registered name; the ``toy`` one supplies these two.
         settings: by role; what is left out has the plugin's defaults. Small sizes keep tests fast.
         registry: None: the installed plugins; see :func:`registry_of` for one that is not.
 
@@ -103,7 +104,7 @@ def registered(
     spec = parse_spec(
         {"name": "kit", "events": {"path": "made"}, "plugin": plugin, **parts}, "of the kit"
     )
-    choice = choose(spec, registry or load_plugins())
+    choice = choose(spec, _with_toy(registry or load_plugins()))
 
     parts_of = choice.parts
 
@@ -125,6 +126,13 @@ def registered(
         prepare,
         choice.identity(),
     )
+
+
+def _with_toy(registry: Registry) -> Registry:
+    """The same plugins, and the toy: a partner for parts that come alone."""
+    toy = registry_of(TOY)
+    plugins = [*registry.plugins, *(p for p in toy.plugins if p not in registry.plugins)]
+    return Registry(plugins, {**toy.parts, **registry.parts}, registry.contested)
 
 
 def registry_of(entry_point: EntryPoint) -> Registry:

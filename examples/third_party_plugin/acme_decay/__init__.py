@@ -1,0 +1,1 @@
+"""Exponentially decayed sums of item embeddings."""
