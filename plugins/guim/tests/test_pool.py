@@ -33,7 +33,8 @@ def test_negatives_are_items_of_others_and_never_the_users_own(
 
     assert pool.foreign().tolist() == [len(codes) for codes in others]
     rows = (pool.foreign() > 0).nonzero().squeeze(1)
-    drawn = pool.codes[pool.draw(rows, 31)] if len(rows) else torch.empty(0, 31)
+    drawn = pool.codes[pool.draw(rows, 31)]
+    assert drawn.shape == (len(rows), 31)
     for row, codes in zip(rows.tolist(), drawn.tolist(), strict=True):
         assert set(codes) <= set(others[row])
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM
 
+#: How often a draw that hit one of the user's own items is repeated before foreign ones are sought.
+_ROUNDS = 4
+
 
 @dataclass(frozen=True)
 class ItemPool:
@@ -68,17 +71,46 @@ class ItemPool:
         Returns:
             (n, K) int64 places in the pool, never of an item of the user's own.
         """
-        weights = self._weights
-        ends = weights.flatten().cumsum(0)  # one ladder for all users: (B * P,)
-        totals = weights.sum(1)
+        if not len(rows):  # of an empty pool, perhaps
+            return rows.new_empty(0, count)
+        rows = rows[:, None].expand(-1, count).reshape(-1)
+        ends = self.counts.cumsum(0)
+        place = _by_lot(ends, ends[-1].expand(len(rows)))
+        # Draw from all events, and anew where it is the user's own: a ladder of P steps stays in
+        # the cache, where one of B * P does not.
+        for _ in range(_ROUNDS):
+            again = self.own[rows, place].nonzero().squeeze(1)
+            if not len(again):
+                return place.view(-1, count)
+            place[again] = _by_lot(ends, ends[-1].expand(len(again)))
+        again = self.own[rows, place].nonzero().squeeze(1)
+        place[again] = self._foreign_place(rows[again])
+        return place.view(-1, count)
+
+    def _foreign_place(self, rows: Tensor) -> Tensor:
+        """Draw one foreign item for each of some rows, however few a user leaves: (m,) int64."""
+        ends = self._weights.flatten().cumsum(0)  # one ladder for all users: (B * P,)
+        totals = self._weights.sum(1)
         starts = totals.cumsum(0) - totals
-        # float64 holds every integer that so many events can reach.
-        lot = torch.rand(len(rows), count, dtype=torch.float64, device=rows.device)
-        total = totals[rows][:, None]
-        step = torch.minimum((lot * total).long(), total - 1)
-        place = torch.searchsorted(ends, starts[rows][:, None] + step, right=True)
-        return place - rows[:, None] * len(self.codes)
+        return _by_lot(ends, totals[rows], starts[rows]) - rows * len(self.codes)
 
     @cached_property
     def _weights(self) -> Tensor:
         return self.counts * ~self.own  # (B, P)
+
+
+def _by_lot(ends: Tensor, totals: Tensor, starts: Tensor | int = 0) -> Tensor:
+    """Draw places on a ladder, by the height of their steps.
+
+    Args:
+        ends: (P,) int64 cumulated heights.
+        totals: (m,) int64, how much of the ladder each draw may hit, > 0.
+        starts: where that part begins.
+
+    Returns:
+        (m,) int64 places.
+    """
+    # float64 holds every integer that so many events can reach.
+    lot = torch.rand(len(totals), dtype=torch.float64, device=ends.device)
+    step = torch.minimum((lot * totals).long(), totals - 1)
+    return torch.searchsorted(ends, starts + step, right=True)
