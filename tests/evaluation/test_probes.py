@@ -25,7 +25,7 @@ from unirep_feast.evaluation.chance import chance
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import LoadedTask, SplitExamples, take
 from unirep_feast.evaluation.heads import fit_logistic, fit_mlp
-from unirep_feast.evaluation.leaderboard import leaderboard
+from unirep_feast.evaluation.leaderboard import leaderboard, pairs
 from unirep_feast.evaluation.metrics import whole
 from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.ranking import (
@@ -438,7 +438,8 @@ def test_a_leaderboard_chooses_probes_by_validation_and_says_who_is_better() -> 
              (("noisy", 2.0), ("clean", 0.0), ("near", 0.05))}  # fmt: skip
     rows = [row for cells in found.values() for one in cells.rows.values() for row in one]
 
-    entries = leaderboard(rows, {(name, "run", "one"): cells for name, cells in found.items()})
+    all_cells = {(name, "run", "one"): cells for name, cells in found.items()}
+    entries = leaderboard(rows, all_cells)
 
     by_name = {entry["representation"]: entry for entry in entries}
     assert entries[-1]["representation"] == "noisy"
@@ -457,3 +458,12 @@ def test_a_leaderboard_chooses_probes_by_validation_and_says_who_is_better() -> 
         ]
         assert entry["mean"] == pytest.approx(np.mean(tested))
         assert entry["n"] == len(tested)
+    compared = pairs(rows, all_cells, entries)
+    ranked = [entry["representation"] for entry in entries]
+    assert [(one["first"], one["second"]) for one in compared] == [
+        (ranked[0], ranked[1]),
+        (ranked[0], "noisy"),
+        (ranked[1], "noisy"),
+    ]
+    assert compared[0]["p_value"] >= 0.05 > compared[1]["p_value"] == by_name["noisy"]["p_value"]
+    assert compared[1]["difference"] == pytest.approx(entries[0]["mean"] - by_name["noisy"]["mean"])

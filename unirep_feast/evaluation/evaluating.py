@@ -38,7 +38,7 @@ from unirep_feast.evaluation.examples import (
     read_task_log,
 )
 from unirep_feast.evaluation.intrinsic import Measured, measure_all
-from unirep_feast.evaluation.leaderboard import leaderboard
+from unirep_feast.evaluation.leaderboard import leaderboard, pairs
 from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.ranking import ItemSpace
 from unirep_feast.evaluation.results import Cells, ResultFolder, Row, document, to_csv
@@ -220,12 +220,13 @@ class _Evaluation:
                 self.telling.notify,
                 self.telling.reader_of,
             )
+        entries = leaderboard(self.rows, self.cells)
         whole = document(
             self.config.name,
             [self._about_task(made) for made in self.made],
             [self._about_run(run) for run in self.runs.values()],
             self.rows,
-            leaderboard(self.rows, self.cells),
+            entries,
             intrinsic,
             {
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,6 +235,7 @@ class _Evaluation:
                 "version": __version__,
                 "control": self.options.control,
                 "failures": self.failures,
+                "pairs": pairs(self.rows, self.cells, entries),
             },
         )
         self.folder.write_text("results.csv", to_csv(self.rows))

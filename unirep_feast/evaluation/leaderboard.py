@@ -31,14 +31,67 @@ def leaderboard(rows: Sequence[Row], cells: AllCells) -> list[dict[str, Any]]:
     Returns:
         Entries as :func:`~unirep_feast.evaluation.results.document` describes them.
     """
-    primary = [row for row in rows if row.primary and not row.control]
-    by_task: dict[tuple[str, float], list[Row]] = defaultdict(list)
-    for row in primary:
-        by_task[row.task, row.label_fraction].append(row)
     entries = []
-    for (task, fraction), found in by_task.items():
+    for (task, fraction), found in _by_task(rows).items():
         entries += _task(task, fraction, found, cells)
     return entries
+
+
+def pairs(
+    rows: Sequence[Row], cells: AllCells, entries: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Compare every two representations on every task, the better one first.
+
+    Args:
+        rows: as for :func:`leaderboard`.
+        cells: as for :func:`leaderboard`.
+        entries: what that returned.
+
+    Returns:
+        Entries ``task label_fraction first second difference p_value``: by how much the first
+        leads, and how likely that is if they were equally good.
+    """
+    by_task = _by_task(rows)
+    found = []
+    for (task, fraction), mine in by_task.items():
+        ranked = [e for e in entries if (e["task"], e["label_fraction"]) == (task, fraction)]
+        samples = {
+            entry["representation"]: _samples(
+                [row for row in mine if _is_of(row, entry)],
+                cells,
+            )
+            for entry in ranked
+        }
+        for place, first in enumerate(ranked):
+            for second in ranked[place + 1 :]:
+                names = first["representation"], second["representation"]
+                difference = first["mean"] - second["mean"]
+                p = p_value(samples[names[0]], samples[names[1]], difference)
+                found.append(
+                    {
+                        "task": task,
+                        "label_fraction": fraction,
+                        "first": names[0],
+                        "second": names[1],
+                        "difference": abs(difference),
+                        "p_value": p,
+                    }
+                )
+    return found
+
+
+def _by_task(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
+    """Rows of primary metrics by task and share of labels, controls left out."""
+    found: dict[tuple[str, float], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.primary and not row.control:
+            found[row.task, row.label_fraction].append(row)
+    return found
+
+
+def _is_of(row: Row, entry: Mapping[str, Any]) -> bool:
+    named = (entry["representation"], entry["probe"], "test")
+    return (row.representation, row.probe, row.split) == named
 
 
 def _task(task: str, fraction: float, rows: Sequence[Row], cells: AllCells) -> list[dict[str, Any]]:

@@ -244,7 +244,8 @@ def document(
             label_fraction metric mean std n rank p_value best``; ``p_value`` is of the paired
             difference to the best of the task, null for the best itself.
         intrinsic: one per figure: ``representation run as_of measure value``.
-        about: ``created seconds command version control``.
+        about: ``created seconds command version control failures pairs``; ``pairs`` compares every
+            two representations: ``task label_fraction first second difference p_value``.
     """
     return {
         "format": FORMAT,
