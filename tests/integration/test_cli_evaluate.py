@@ -251,8 +251,15 @@ def test_every_cut_off_gets_a_run_of_its_own(market: Any, cli: Cli) -> None:
     second = {**TASKS["tasks"][0], "name": "later", "cut_off": "2020-03-05"}
     tasks(market, tasks=[TASKS["tasks"][0], second])
 
-    evaluate(cli, market, "--no-intrinsic", "--set", "training_seeds=2")
+    document = evaluate(
+        cli, market, "--set", "training_seeds=2", "--task", "churn", "--task", "later"
+    )
 
+    stable = [e for e in document["intrinsic"] if e["measure"] == "neighbor_stability_runs"]
+    assert [one["as_of"] for one in stable] == ["2020-03-01T00:00:00Z", "2020-03-05T00:00:00Z"]
+    assert all(0 <= one["value"] <= 1 for one in stable)
+    entries = document["leaderboard"]
+    assert {entry["n"] for entry in entries if entry["probe"] == "logistic"} <= {2}
     wanted = {(parse_instant(when), seed) for when in (T, "2020-03-05") for seed in (0, 1)}
     found = {(r.trained_until, json.loads(r.spec)["training"]["seed"]) for r in runs(market)}
     assert found == wanted

@@ -17,7 +17,8 @@ from unirep_feast.index.exact import unit
 from unirep_feast.index.trees import Index
 from unirep_feast.task import Examples
 
-_ROWS = 256
+#: Scores held at once; sorting them takes several times as much memory.
+_CELLS = 1 << 22
 
 #: Neighbors tried; the number that is best on ``valid`` is used.
 NEIGHBORS = (10, 30, 100, 300)
@@ -73,7 +74,7 @@ def ranks_of(score: Score, examples: Examples, rows: np.ndarray) -> np.ndarray:
     place_in_popular = np.empty(len(popular), np.int64)
     place_in_popular[popular.numpy()] = np.arange(len(popular))
     found = []
-    for some in _chunks(rows):
+    for some in _chunks(rows, len(popular)):
         scores = score(some)[:, popular]
         order = torch.sort(scores, dim=1, descending=True, stable=True).indices
         rank = torch.empty_like(order)
@@ -175,6 +176,7 @@ def _pairs(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return row, np.arange(len(row)) - first + np.repeat(offsets[rows], sizes)
 
 
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _ROWS):
-        yield rows[start : start + _ROWS]
+def _chunks(rows: np.ndarray, candidates: int) -> Iterator[np.ndarray]:
+    size = max(_CELLS // max(candidates, 1), 1)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
