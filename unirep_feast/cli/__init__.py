@@ -17,6 +17,7 @@ COMMANDS = {
     "similar": "Find users like a user, or items for one.",
     "evaluate": "Compare representations on tasks, beside each other.",
     "tune": "Search a spec's settings, judged by a loss or a task.",
+    "report": "Write a page about a representation and its leaderboard.",
     "plugins": "See which plugins are installed and what they offer.",
     "runs": "List and show runs, and choose the one that serves.",
     "db": "See or upgrade the catalog's schema.",
