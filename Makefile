@@ -43,9 +43,11 @@ evaluate: install
 	  $(BIN)/unirep evaluate $$folder/tasks.yaml $$folder/specs/*.yaml $$folder/specs/made/*.yaml || exit 1; \
 	done
 
-# Examples in docstrings are run; those of the README by tests/integration/test_readme.py.
+# The site, into site/, without a warning or a dead link; and the examples in docstrings, which are run.
+# Those of the README and the tutorial are run by tests/integration/test_readme.py and test_tutorial.py.
 docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
 	$(BIN)/python -m pytest -q --doctest-modules unirep_feast $(wildcard plugins/*/unirep_feast_*)
 
 clean:
-	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) quickstart site .mypy_cache .pytest_cache .ruff_cache .hypothesis
