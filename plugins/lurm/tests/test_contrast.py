@@ -100,3 +100,12 @@ def test_head_is_that_of_the_equations() -> None:
         mix = torch.stack([sum(head.mix[i, j] * r_1[j] for j in range(M)) for i in range(M)])
         wanted = head.out.weight @ torch.relu(v + mix.flatten())
         assert torch.allclose(row, wanted)
+
+
+def test_one_anchor_is_never_silent() -> None:
+    """Whatever the seed: with nobody to mix with, a user's projection keeps a gradient."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        users = torch.randn(4, 1, 8, requires_grad=True)
+        MixingHead(1, 8)(users).square().sum().backward()
+        assert users.grad is not None and users.grad.abs().sum() > 0

@@ -30,7 +30,9 @@ class MixingHead(nn.Module):
     def __init__(self, vectors: int, dim: int) -> None:
         super().__init__()
         self.own = nn.Parameter(torch.randn(vectors, dim, dim) * (2 / dim) ** 0.5)  # W^h1
-        self.mix = nn.Parameter(torch.randn(vectors, vectors) * vectors**-0.5)  # W^h3
+        # A single anchor has nobody to mix with, and a draw below -1 would silence it for good.
+        mix = torch.randn(vectors, vectors) if vectors > 1 else torch.zeros(1, 1)
+        self.mix = nn.Parameter(mix * vectors**-0.5)  # W^h3
         self.out = nn.Linear(vectors * dim, vectors * dim, bias=False)  # W^h2
 
     def forward(self, users: Tensor) -> Tensor:
