@@ -209,6 +209,25 @@ def test_numbers_come_from_a_table(tmp_path: Path) -> None:
     assert np.allclose(found.targets, np.log1p([10, 20]))
 
 
+def test_labels_with_a_time_count_from_the_cut_off_on(tmp_path: Path) -> None:
+    """A label of before T, behind the window or of no known time is left out."""
+    day = datetime(2024, 3, 1, tzinfo=UTC)
+    times = [day, day - timedelta(microseconds=1), day + timedelta(days=29), None, day]
+    table = {
+        "user_id": [1, 2, 3, 5, 4],
+        "label": [1, 2, 3, 4, 5],
+        "when": pa.array(times, pa.timestamp("us", tz="UTC")),
+    }
+    pq.write_table(pa.table(table), tmp_path / "users.parquet")
+
+    found = examples_of("regression", folder=str(tmp_path), time="when", days=30)
+    short = examples_of("regression", folder=str(tmp_path), time="when", days=29)
+
+    assert users_of(found) == [1, 3]
+    assert found.targets.tolist() == [1, 3]
+    assert users_of(short) == [1]
+
+
 def impressions(folder: Path) -> None:
     day = datetime(2024, 3, 1, tzinfo=UTC)
     rows = [

@@ -190,11 +190,12 @@ def test_features_are_what_get_historical_features_answers(market: Any, cli: Cli
         assert not known[-1]
 
 
-def test_no_feature_sees_an_event_from_the_cut_off_on(market: Any, cli: Cli) -> None:
+@pytest.mark.parametrize("how", ["changed", "added"])
+def test_no_feature_sees_an_event_from_the_cut_off_on(market: Any, cli: Cli, how: Any) -> None:
     """Whatever happens at or after T, vectors as of T are the same to the bit; labels are not."""
     first = evaluate(cli, market, "--task", "churn", "--no-intrinsic")
     before = pq.read_table(first["representations"][0]["snapshot"])
-    other = make_world(users=240, items=30, seed=3).with_other_future("changed")
+    other = make_world(users=240, items=30, seed=3).with_other_future(how)
     assert other.until == parse_instant(T)
     market.log(other.events)
 

@@ -7,45 +7,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from unirep_feast.config import Frozen
+from unirep_feast.config import MICROSECONDS_PER_DAY, Frozen
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.kinds.common import at, known_users
 from unirep_feast.evaluation.kinds.tables import read_columns, rows_of
+from unirep_feast.events import TIME_TYPE
 from unirep_feast.task import Examples, Problem, TaskLog
 
 
-class ProfileSettings(Frozen):
+class TableSettings(Frozen):
     """A table with one row per user."""
 
     path: str = Field("users.parquet", description="parquet, relative to the task file")
     user: str = Field("user_id", description="column with the user id")
-    label: str = Field("label", description="column with the class")
+    label: str = Field("label", description="column with the label")
+    time: str | None = Field(
+        None,
+        description="column with the label's time, with a zone: only labels from [T, T + days) "
+        "are used; null: labels do not change",
+    )
+    days: float = Field(365.0, gt=0, description="with `time`: how long after T labels count")
+
+
+class ProfileSettings(TableSettings):
+    """Classes."""
+
     min_count: int = Field(
         20, ge=1, description="users a class needs; those of others are left out"
     )
 
 
 class _Table:
-    """Labels that do not change: no event, so none lies before the cut-off."""
+    """Labels of a table: those that do not change have no time that could lie before T."""
 
-    settings: ProfileSettings | RegressionSettings
+    settings: TableSettings
 
     def times(self, cut_off: int) -> tuple[int, ...]:
         """Features are as of the cut-off."""
         return (cut_off,)
 
     def horizon(self, cut_off: int) -> int:
-        """No label comes from an event."""
+        """No label comes from the log, so it need not go on behind T."""
         return cut_off
 
     def labelled(self, log: TaskLog, cut_off: int) -> tuple[np.ndarray, pa.Array]:
         """Rows of labelled users with an event before T, sorted, and their labels."""
         settings = self.settings
-        table = read_columns(log, settings.path, [settings.user, settings.label], "labels")
+        columns = [settings.user, settings.label, *([settings.time] if settings.time else [])]
+        table = read_columns(log, settings.path, columns, "labels")
         users = rows_of(table[settings.user], log.users, settings.path, "users")
         labels = table[settings.label].combine_chunks()
         known = np.isin(users, known_users(log.before(cut_off)))
-        chosen = np.flatnonzero(known & ~labels.is_null(nan_is_null=True).to_numpy(False))
+        known &= ~labels.is_null(nan_is_null=True).to_numpy(False)
+        if settings.time is not None:
+            known &= self._in_time(table[settings.time], cut_off)
+        chosen = np.flatnonzero(known)
         chosen = chosen[np.argsort(users[chosen], kind="stable")]
         found = users[chosen]
         twice = len(found) - len(np.unique(found))
@@ -58,6 +74,18 @@ class _Table:
                 f"{settings.path}: no user of the log before the cut-off has a {settings.label!r}"
             )
         return found, labels.take(pa.array(chosen))
+
+    def _in_time(self, column: pa.ChunkedArray, cut_off: int) -> np.ndarray:
+        """(n,) bool: the label came to be in [T, T + days)."""
+        settings = self.settings
+        if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+            raise EvaluationError(
+                f"{settings.path}: column {settings.time!r} is {column.type}; wanted times with a "
+                "zone"
+            )
+        times = pc.fill_null(column.cast(TIME_TYPE).cast(pa.int64()), cut_off - 1).to_numpy()
+        end = cut_off + int(settings.days * MICROSECONDS_PER_DAY)
+        return np.asarray((times >= cut_off) & (times < end))
 
 
 class ProfileTask(_Table):
@@ -92,12 +120,9 @@ class ProfileTask(_Table):
         return Examples(users, at(cut_off, users), targets, outputs)
 
 
-class RegressionSettings(Frozen):
-    """A table with one number per user."""
+class RegressionSettings(TableSettings):
+    """Numbers."""
 
-    path: str = Field("users.parquet", description="parquet, relative to the task file")
-    user: str = Field("user_id", description="column with the user id")
-    label: str = Field("label", description="column with the number")
     log: bool = Field(False, description="predict log(1 + label)")
 
 
