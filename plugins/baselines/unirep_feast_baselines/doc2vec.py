@@ -57,9 +57,10 @@ class Doc2VecEncoder(Untrained):
         users = items.new_zeros(len(batch), self.dim)
         for _ in range(s.iterations):
             hit = torch.sigmoid(-torch.bmm(items, users[..., None]).squeeze(-1)) * weight
-            miss = torch.sigmoid((users[:, None] * self.noise).sum(-1))  # (B, M)
-            push = (miss[..., None] * self.noise).mean(1) * negatives
-            gradient = (hit[..., None] * items).sum(1) - push - s.prior * users
+            pull = torch.bmm(hit[:, None], items).squeeze(1)  # (B, D)
+            miss = torch.sigmoid(users @ self.noise.T)  # (B, M)
+            push = miss @ self.noise * (negatives / len(self.noise))
+            gradient = pull - push - s.prior * users
             users = users + solve(factor, gradient)
         return Encoded(users.float()[:, None])
 
