@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from unirep_feast.config import EventsConfig, parse_instant
+from unirep_feast.config import EventsConfig, TrainingConfig, parse_instant
 from unirep_feast.errors import EvaluationError, PluginError, SpecError
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import LoadedTask, load_tasks, make_examples
@@ -377,11 +377,24 @@ def test_splits_are_by_hash_of_the_user() -> None:
 
     made = make_examples(config, load_tasks(config)[0], log)
 
-    share = shares(log.users, 0.3, 0.3, 0)
+    share = shares(log.users, 0.3, 0.3, 2025)
     for split, number in (("train", 0), ("valid", 1), ("test", 2)):
         rows = getattr(made, split)
         assert (share[made.examples.users[rows]] == number).all()
         assert len(rows) == (share == number).sum()
+
+
+def test_splits_are_others_than_those_of_training() -> None:
+    """Users that a training validates on are spread over all splits, not all in one."""
+    log = make_log(many())
+    config = config_of({"name": "gone", "kind": "churn"}, splits={"valid": 0.3, "test": 0.3})
+    made = make_examples(config, load_tasks(config)[0], log)
+
+    validated = shares(log.users, TrainingConfig().validation * 4, 0, TrainingConfig().seed) == 1
+
+    for split in ("train", "valid", "test"):
+        found = validated[made.examples.users[getattr(made, split)]]
+        assert 0.05 < found.mean() < 0.4
 
 
 def test_cold_start_scores_only_users_with_short_histories() -> None:
