@@ -75,6 +75,9 @@ class Word2VecSettings(BagSettings):
 class Doc2VecSettings(BagSettings):
     """A history as a document, PV-DBOW."""
 
+    dim: int = Field(
+        64, ge=1, description="numbers per user vector; inference costs its square per event"
+    )
     epochs: int = Field(20, ge=1, description="passes over the histories")
     negatives: int = Field(5, ge=1, description="negative samples per event, k")
     noise: int = Field(64, ge=1, description="items that stand for the noise when inferring")

@@ -15,7 +15,7 @@ from unirep_feast_baselines.config import Doc2VecSettings
 from unirep_feast_baselines.corpus import written
 from unirep_feast_baselines.counting import count_items
 from unirep_feast_baselines.extras import needs
-from unirep_feast_baselines.padding import solve, spread
+from unirep_feast_baselines.padding import spread
 from unirep_feast_baselines.untrained import Untrained
 
 
@@ -53,7 +53,8 @@ class Doc2VecEncoder(Untrained):
         spread_of_noise = self.noise.T @ self.noise / len(self.noise)
         curvature = torch.bmm((items * weight[..., None]).transpose(1, 2), items)
         curvature = (curvature + negatives[..., None] * spread_of_noise) / 4 + prior
-        factor = torch.linalg.cholesky(curvature)
+        # Inverted once: a product per step is a quarter of the cost of two triangular solutions.
+        step = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
         users = items.new_zeros(len(batch), self.dim)
         for _ in range(s.iterations):
             hit = torch.sigmoid(-torch.bmm(items, users[..., None]).squeeze(-1)) * weight
@@ -61,7 +62,7 @@ class Doc2VecEncoder(Untrained):
             miss = torch.sigmoid(users @ self.noise.T)  # (B, M)
             push = miss @ self.noise * (negatives / len(self.noise))
             gradient = pull - push - s.prior * users
-            users = users + solve(factor, gradient)
+            users = users + torch.bmm(step, gradient[..., None]).squeeze(-1)
         return Encoded(users.float()[:, None])
 
 
