@@ -26,7 +26,9 @@ from feast import FeatureStore
 from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
 
 store = FeatureStore(".")
-users = pd.read_parquet("data/users.parquet")["user_id"].tolist()[:5]
+events = pd.read_parquet("data/events.parquet")
+early = events[events["event_timestamp"] < pd.Timestamp("2024-06-01", tz="UTC")]
+users = early["user_id"].unique()[:5].tolist()
 july = pd.Timestamp("2024-07-01", tz="UTC")
 rows = pd.DataFrame({"user_id": [*users, -1], "event_timestamp": july})
 then = user_vectors(store, "acme", rows)
