@@ -9,7 +9,8 @@
 Weights, item vectors and behaviors are random: cost does not depend on them. `encode` goes through
 `Inference.encode`, the path of `unirep encode`, with the paper's sizes (10 anchors x 128, monthly
 and yearly, D = 100,000). Exits with 1 if cost grows faster than events do, or if a step holds a
-tensor as large as dense bags would be.
+tensor as large as dense bags would be; CPU time is what is held against events, since a machine may
+be busy with something else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import subprocess
 import sys
 from typing import Any
@@ -55,7 +57,7 @@ def every() -> None:
     for before, after in itertools.pairwise(lines):
         more = after["events"] / before["events"]
         # A tenth of room for noise; below 50 MB memory is the allocator's more than ours.
-        for what, least in (("seconds_per_user", 0), ("memory_mb", 50)):
+        for what, least in (("cpu_seconds_per_user", 0), ("memory_mb", 50)):
             if after[what] > 1.1 * more * max(before[what], least):
                 sys.exit(f"{what} grows from {before[what]} to {after[what]} for {more}x events")
     run("dense")
@@ -100,7 +102,8 @@ def encode(events: int, repetitions: int) -> None:
             USERS,
             clock,
             events=events,
-            seconds_per_user=sorted(clock.wall)[len(clock.wall) // 2] / USERS,
+            cpu_seconds_per_user=statistics.median(clock.cpu) / USERS,
+            seconds_per_user=statistics.median(clock.wall) / USERS,
             memory_mb=round(measuring.peak_rss_mb() - before, 1),
         )
 
