@@ -59,7 +59,9 @@ class LogisticConfig(Frozen):
     """A linear probe; its regularisation is chosen on the validation split."""
 
     penalties: tuple[float, ...] = Field(
-        (1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1, description="of the mean squared weights, tried"
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        min_length=1,
+        description="of the mean squared weights, tried",
     )
     iterations: int = Field(100, ge=1, description="of L-BFGS, at most")
 

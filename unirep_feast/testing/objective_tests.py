@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unirep_feast.batch import SequenceBatch
 from unirep_feast.chunking import TrioModule
-from unirep_feast.encoder import CAPABILITIES, Encoded, Encoder
+from unirep_feast.encoder import CAPABILITIES, Encoded, Encoder, Steps
 from unirep_feast.objective import Losses, Objective, Views
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.checks import PartChecks
@@ -171,7 +171,7 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
 
-    def __call__(self, batch: SequenceBatch, *, steps: bool | None = None) -> Encoded:
+    def __call__(self, batch: SequenceBatch, *, steps: Steps = False) -> Encoded:
         allowed = "steps" in self._allowed
         assert allowed or not steps, "asks for steps, which are not in `requires`"
         encoded = self._encoder(batch, steps=allowed)
