@@ -10,11 +10,11 @@ vectors go to an MLP with one hidden layer of 128 (five stratified folds), on tw
     python benchmarks/claims/icl.py [--seeds 5] [--tasks profile] [--variants Ours-K Ours-1]
 
 Temperature. Eq 14 is a sum over K cosines, so one temperature makes K vectors K times as sure of
-themselves as one: with 0.1 and K = 5 on ML-1M unseen users were matched no better than by chance,
-and training stopped after two passes. What a task sets is the temperature of one vector; a variant
-that is compared by the sum over K vectors gets K times that. Of 0.1, 0.3 and 1, each task has the
-one with the lowest contrast of validation users, at a seed that is not among those below (ML-1M 1,
-Online Retail 0.1); no label had a say.
+themselves as one: with 0.1 and K = 5 on ML-1M unseen users were matched hardly better than by
+chance, and the best weights came after two passes. What a task sets is the temperature of one
+vector; a variant that is compared by the sum over K vectors gets K times that. Of 0.1, 0.3 and 1,
+each task has the one with the lowest contrast of validation users, at a seed that is not among
+those below (ML-1M 1, Online Retail 0.1); no label had a say.
 
 Resumable: every (task, variant, seed) is kept in benchmarks/results/icl.json; delete it to start
 over. One or two minutes each on one core.
