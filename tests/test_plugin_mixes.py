@@ -60,14 +60,15 @@ def build(
     label = (world.past.lengths > world.past.lengths.float().median()).tolist()
     pq.write_table(pa.table({"user_id": world.past.users, "label": label}), labels)
     shown = labels.with_name("impressions.parquet")
-    end = pa.scalar(world.past.until - 1).cast(TIME_TYPE)
-    pq.write_table(
+    end = pa.scalar(world.past.until - 1).cast(TIME_TYPE).as_py()
+    users = range(len(label))
+    pq.write_table(  # everybody was shown two items at one time, and clicked one of them
         pa.table(
             {
-                "user_id": world.past.users,
-                "item_id": world.past.items.item_ids.take(pa.array([0] * len(label))),
-                "event_timestamp": pa.array([end.as_py()] * len(label), TIME_TYPE),
-                "clicked": label,
+                "user_id": world.past.users.take(pa.array([one for one in users for _ in "ab"])),
+                "item_id": world.past.items.item_ids.take(pa.array([0, 1] * len(label))),
+                "event_timestamp": pa.array([end] * 2 * len(label), TIME_TYPE),
+                "clicked": [clicked for one in label for clicked in (one, not one)],
             }
         ),
         shown,
@@ -76,6 +77,7 @@ def build(
         **SMALL,
         ("sampler", "clue.labels"): {"path": str(labels)},
         ("sampler", "userbert.ctr"): {"path": str(shown), "negatives": None},
+        ("sampler", "userbert.news"): {"path": str(shown)},
     }
 
     def make(encoder: str, objective: str, sampler: str) -> Trio:
