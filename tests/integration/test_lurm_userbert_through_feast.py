@@ -190,7 +190,7 @@ def test_clicks_of_mind_small(repo: Repo, tmp_path: Path, data_dir: Callable[[st
     }
 
     tuned = fine_tuned(repo, folder, "2019-11-14", 60, {"settings": settings}, labels)
-    assert 0 <= tuned["values"]["test_auc"] <= 1
+    assert 0 <= tuned["metrics"]["test_auc"] <= 1, tuned["metrics"]
     assert check(repo, tuned["run"], "2019-11-14", 32) > 4_500
 
 
