@@ -59,6 +59,34 @@ def titles_of(spec: RepresentationSpec, items: pa.Array) -> pa.Array | None:
     return table["title"].combine_chunks().take(pc.index_in(items, value_set=listed))
 
 
+def latest_titles(
+    spec: RepresentationSpec, users: pa.Array, before: int, count: int, read: ReadEvents
+) -> dict[int | str, tuple[str, ...]]:
+    """Read what a few users turned to last: titles, else ids, of distinct items, by user id.
+
+    Args:
+        spec: the representation.
+        users: ids.
+        before: T, microseconds; only events strictly before it.
+        count: how many of each user, latest first.
+        read: reads the events of a Feast source.
+    """
+    history = read_histories(spec, users, before, read).combine_chunks()
+    if history.num_rows == 0:
+        return {}
+    items = history["item_id"].combine_chunks()
+    texts = items.cast(pa.string())
+    titles = titles_of(spec, items)
+    if titles is not None:
+        texts = pc.coalesce(titles, texts)
+    found: dict[int | str, dict[str, None]] = {}
+    for user, text in zip(history["user_id"].to_pylist(), texts.to_pylist(), strict=True):
+        seen = found.setdefault(user, {})
+        if len(seen) < count:
+            seen[text] = None
+    return {user: tuple(seen) for user, seen in found.items()}
+
+
 def _scan(spec: RepresentationSpec, path: str, users: pa.Array) -> pa.Table:
     config = spec.events
     dataset = open_dataset(path, "events")

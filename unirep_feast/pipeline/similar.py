@@ -15,7 +15,7 @@ from unirep_feast.errors import SearchError
 from unirep_feast.events import read_events
 from unirep_feast.index import Found, Metric, without
 from unirep_feast.index.exact import Merge
-from unirep_feast.pipeline.histories import read_histories, titles_of
+from unirep_feast.pipeline.histories import latest_titles, read_histories, titles_of
 from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run
 from unirep_feast.pipeline.publishing import entity_of
 from unirep_feast.pipeline.restoring import final_checkpoint
@@ -114,7 +114,7 @@ def similar_users(
     found = space.search(space.vectors_of(rows), top + len(rows), merge)
     found = without(found, rows, top)
     ids = space.ids.take(pa.array(found.rows))
-    lists = _latest(spec, ids, space.snapshot.as_of, latest, where.read) if latest else {}
+    lists = latest_titles(spec, ids, space.snapshot.as_of, latest, where.read) if latest else {}
     hits = [
         Hit(one, float(score), latest=lists.get(one, ()))
         for one, score in zip(ids.to_pylist(), found.scores, strict=True)
@@ -255,23 +255,3 @@ def _item_hits(spec: RepresentationSpec, ids: pa.Array, found: Found, had: np.nd
         Hit(one, float(score), title, bool(seen))
         for one, score, title, seen in zip(ids.to_pylist(), found.scores, names, had, strict=True)
     ]
-
-
-def _latest(
-    spec: RepresentationSpec, users: pa.Array, as_of: int, count: int, read: ReadEvents
-) -> dict[int | str, tuple[str, ...]]:
-    """Titles, else ids, of each user's latest distinct items, by user id."""
-    history = read_histories(spec, users, as_of, read).combine_chunks()
-    if history.num_rows == 0:
-        return {}
-    items = history["item_id"].combine_chunks()
-    texts = items.cast(pa.string())
-    titles = titles_of(spec, items)
-    if titles is not None:
-        texts = pc.coalesce(titles, texts)
-    found: dict[int | str, dict[str, None]] = {}
-    for user, text in zip(history["user_id"].to_pylist(), texts.to_pylist(), strict=True):
-        seen = found.setdefault(user, {})
-        if len(seen) < count:
-            seen[text] = None
-    return {user: tuple(seen) for user, seen in found.items()}

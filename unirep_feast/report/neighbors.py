@@ -10,7 +10,7 @@ import pyarrow as pa
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SearchError
 from unirep_feast.index.exact import unit
-from unirep_feast.pipeline.histories import read_histories, titles_of
+from unirep_feast.pipeline.histories import latest_titles
 from unirep_feast.pipeline.loading import ReadEvents
 from unirep_feast.pipeline.similar import Where, similar_items, similar_users
 from unirep_feast.report.population import Population
@@ -40,9 +40,10 @@ def neighbors_of(
     order = np.argsort(population.lengths, kind="stable")
     places = order[[len(order) * (n + 1) // (_SHOWN + 1) for n in range(_SHOWN)]]
     users = [population.ids[int(place)].as_py() for place in dict.fromkeys(places.tolist())]
-    latest = _latest(spec, pa.array(users, population.ids.type), population.as_of, read)
+    asked = pa.array(users, population.ids.type)
+    latest = latest_titles(spec, asked, population.as_of, _LATEST, read)
     return {
-        "users": [_one(spec, user, latest.get(user, []), where) for user in users],
+        "users": [_one(spec, user, list(latest.get(user, ())), where) for user in users],
         "shared": shared_groups(population),
     }
 
@@ -91,22 +92,3 @@ def shared_groups(population: Population) -> dict[str, Any] | None:
         "near": float((codes[nearest] == codes[:, None]).mean()),
         "any": float((sizes * (sizes - 1)).sum() / pairs),
     }
-
-
-def _latest(
-    spec: RepresentationSpec, users: pa.Array, as_of: int, read: ReadEvents
-) -> dict[int | str, list[str]]:
-    """Titles, else ids, of the latest items of some users before T."""
-    events = read_histories(spec, users, as_of, read)
-    items = events["item_id"].combine_chunks()
-    titles = titles_of(spec, items)
-    named = items.cast(pa.string()) if titles is None else titles
-    named = named.fill_null("").to_pylist()
-    found: dict[int | str, list[str]] = {}
-    for user, item, title in zip(
-        events["user_id"].to_pylist(), items.to_pylist(), named, strict=True
-    ):
-        mine = found.setdefault(user, [])
-        if len(mine) < _LATEST:
-            mine.append(title or str(item))
-    return found
