@@ -82,7 +82,8 @@ class SelfAttention(nn.Module):
             returns: (B, h, Q, d / h).
         """
         hidden = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
-        scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + hidden[:, None, None]
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
+        scores += hidden[:, None, None]  # in place: memory anew would cost as much again
         weights: Tensor = self.dropout(scores.softmax(-1))
         return weights @ v
 

@@ -25,12 +25,12 @@ class ItemPool:
 
     Attributes:
         codes: (P,) int64 distinct item codes, ascending; never PAD, MASK or UNK.
-        counts: (P,) int64 events of each in the mini-batch.
+        events: (E,) int64 place in ``codes`` of each event of the mini-batch.
         own: (B, P) bool: whether a user's sequence holds an item.
     """
 
     codes: Tensor
-    counts: Tensor
+    events: Tensor
     own: Tensor
 
     @classmethod
@@ -48,10 +48,10 @@ class ItemPool:
         events = codes
         if others is not None:
             events = torch.cat((codes, others[others >= FIRST_ITEM]))
-        distinct, inverse, counts = torch.unique(events, return_inverse=True, return_counts=True)
+        distinct, places = torch.unique(events, return_inverse=True)
         own = torch.zeros(users, len(distinct), dtype=torch.bool, device=codes.device)
-        own[rows, inverse[: len(codes)]] = True
-        return cls(distinct, counts, own)
+        own[rows, places[: len(codes)]] = True
+        return cls(distinct, places, own)
 
     def places(self, codes: Tensor) -> Tensor:
         """(n,) int64 places in the pool of codes that are in it."""
@@ -73,44 +73,38 @@ class ItemPool:
         """
         if not len(rows):  # of an empty pool, perhaps
             return rows.new_empty(0, count)
-        rows = rows[:, None].expand(-1, count).reshape(-1)
-        ends = self.counts.cumsum(0)
-        place = _by_lot(ends, ends[-1].expand(len(rows)))
-        # Draw from all events, and anew where it is the user's own: a ladder of P steps stays in
-        # the cache, where one of B * P does not.
+        place = self._anyone(len(rows) * count)
+        # Draw from all events, and anew where it is the user's own: nothing of B * P is built.
+        own, starts = self.own.flatten(), (rows * len(self.codes)).repeat_interleave(count)
         for _ in range(_ROUNDS):
-            again = self.own[rows, place].nonzero().squeeze(1)
+            again = own.index_select(0, starts + place).nonzero().squeeze(1)
             if not len(again):
                 return place.view(-1, count)
-            place[again] = _by_lot(ends, ends[-1].expand(len(again)))
-        again = self.own[rows, place].nonzero().squeeze(1)
-        place[again] = self._foreign_place(rows[again])
+            place[again] = self._anyone(len(again))
+        again = own.index_select(0, starts + place).nonzero().squeeze(1)
+        place[again] = self._foreign_place(rows[again // count])
         return place.view(-1, count)
+
+    def _anyone(self, count: int) -> Tensor:
+        """(count,) int64 places of events drawn evenly, whosever they are."""
+        lots = torch.randint(len(self.events), (count,), device=self.events.device)
+        return self.events.index_select(0, lots)
 
     def _foreign_place(self, rows: Tensor) -> Tensor:
         """Draw one foreign item for each of some rows, however few a user leaves: (m,) int64."""
         ends = self._weights.flatten().cumsum(0)  # one ladder for all users: (B * P,)
         totals = self._weights.sum(1)
         starts = totals.cumsum(0) - totals
-        return _by_lot(ends, totals[rows], starts[rows]) - rows * len(self.codes)
+        # float64 holds every integer that so many events can reach.
+        lot = torch.rand(len(rows), dtype=torch.float64, device=rows.device)
+        step = torch.minimum((lot * totals[rows]).long(), totals[rows] - 1)
+        return torch.searchsorted(ends, starts[rows] + step, right=True) - rows * len(self.codes)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """(P,) int64 events of each item in the mini-batch."""
+        return torch.bincount(self.events, minlength=len(self.codes))
 
     @cached_property
     def _weights(self) -> Tensor:
         return self.counts * ~self.own  # (B, P)
-
-
-def _by_lot(ends: Tensor, totals: Tensor, starts: Tensor | int = 0) -> Tensor:
-    """Draw places on a ladder, by the height of their steps.
-
-    Args:
-        ends: (P,) int64 cumulated heights.
-        totals: (m,) int64, how much of the ladder each draw may hit, > 0.
-        starts: where that part begins.
-
-    Returns:
-        (m,) int64 places.
-    """
-    # float64 holds every integer that so many events can reach.
-    lot = torch.rand(len(totals), dtype=torch.float64, device=ends.device)
-    step = torch.minimum((lot * totals).long(), totals - 1)
-    return torch.searchsorted(ends, starts + step, right=True)
