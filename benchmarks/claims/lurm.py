@@ -7,7 +7,7 @@ stratified folds, ROC AUC:
 - Online Retail, T = 2011-09-01: who, of those who buy anything afterwards, buys something with one
   of five words in its title; the mean over the words. A category preference.
 
-    python benchmarks/claims/lurm.py [--seeds 3] [--data ../shared/data] [--variants lurm,boi]
+    python benchmarks/claims/lurm.py [--seeds 5] [--data ../shared/data] [--variants lurm,boi]
 
 What the paper says: LURM beats the bag where item vectors are weak (word2vec) and comes close to it
 where they are good; ten anchors beat one at equal width; a longer input and two scales help
@@ -89,7 +89,7 @@ Vectors = tuple[pa.Array, np.ndarray]
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--seeds", type=int, default=5)
     data = Path(os.environ.get("UNIREP_DATA", HERE.parents[1] / ".." / "shared" / "data"))
     arguments.add_argument("--data", type=Path, default=data)
     arguments.add_argument("--variants", default=";".join(VARIANTS), help="separated by ;")

@@ -9,7 +9,7 @@ the users, then scored on everybody's later impressions; see userbert_tasks.py f
 - CP: two views by crop, mask or reorder in the shares of CL4SRec, told from those of other users by
   NT-Xent: clue's sampler and lurm's objective on this encoder.
 
-    python benchmarks/claims/userbert.py [--seeds 3] [--data ../shared/data] [--tasks ctr]
+    python benchmarks/claims/userbert.py [--seeds 5] [--data ../shared/data] [--tasks ctr]
 
 Resumable: every (task, start, share, seed) is kept in benchmarks/results/userbert.json with its
 settings; other settings train anew.
@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Do what is missing in the file of results, and print the table."""
     arguments = argparse.ArgumentParser(description=about)
-    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--seeds", type=int, default=5)
     data = Path(os.environ.get("UNIREP_DATA", HERE.parents[1] / ".." / "shared" / "data"))
     arguments.add_argument("--data", type=Path, default=data)
     arguments.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)

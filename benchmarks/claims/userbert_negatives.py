@@ -3,9 +3,9 @@
 UserBERT as in userbert.py, on its task of recommendation, with other negatives (Fig 7, 8, 9): at
 random, the globally hardest (pools of all items and of a sequence of every user), and the most
 similar of smaller and larger pools. ML-100K has 1,682 items, of which 1,000 drawn events are about
-a third.
+a third. Random negatives out of small pools tell what a pool's size does by itself.
 
-    python benchmarks/claims/userbert_negatives.py [--seeds 3] [--data ../shared/data]
+    python benchmarks/claims/userbert_negatives.py [--seeds 5] [--data ../shared/data]
 
 Resumable: see userbert.py; kept in benchmarks/results/userbert_negatives.json.
 """
@@ -23,9 +23,17 @@ def _pools(behaviors: int | None, sequences: int | None) -> dict[str, Any]:
     return {"objective": {"settings": kept}, "sampler": {"settings": pools}}
 
 
+def _at_random(behaviors: int) -> dict[str, Any]:
+    parts = _pools(behaviors, 100)
+    parts["objective"]["settings"]["negatives"] = "random"
+    return parts
+
+
 #: m behaviors and u sequences; the paper's are 1,000 and 100.
 STARTS: dict[str, dict[str, Any] | None] = {
     "random": {"objective": {"settings": {"negatives": "random"}}},
+    "random, m 50": _at_random(50),
+    "random, m 200": _at_random(200),
     "medium-hard, m 1000, u 100": _pools(1000, 100),
     "hardest": _pools(None, None),
     "m 50": _pools(50, 100),
