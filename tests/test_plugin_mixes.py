@@ -16,7 +16,8 @@ import torch
 from unirep_feast.batch import SequenceBatch
 from unirep_feast.errors import ContractError
 from unirep_feast.events import TIME_TYPE
-from unirep_feast.plugins import Role, load_plugins
+from unirep_feast.plugins import load_plugins
+from unirep_feast.registry import Role
 from unirep_feast.testing.recipe import registered, train, vectors
 from unirep_feast.testing.world import World, make_world
 from unirep_feast.trio import Trio

@@ -16,7 +16,8 @@ from click.testing import Result
 
 from unirep_feast import hookspecs
 from unirep_feast.errors import PluginError
-from unirep_feast.plugins import Plugin, Registry, load_plugins
+from unirep_feast.plugins import load_plugins
+from unirep_feast.registry import Plugin, Registry
 
 GOOD = """
 from pydantic import BaseModel

@@ -1,4 +1,4 @@
-"""Finding plugins, and building the trio (encoder, objective, sampler) that a spec asks for.
+"""Finding plugins, and taking in what they offer.
 
 Discovery is guarded: a plugin that fails on import is listed as broken and hurts only the commands
 that need it.
@@ -11,137 +11,27 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 import unirep_feast
 from unirep_feast import hookspecs
-from unirep_feast.blame import Part, cause
-from unirep_feast.config import problems
-from unirep_feast.errors import PluginError, UnusablePluginError
+from unirep_feast.blame import cause
+from unirep_feast.errors import PluginError
+from unirep_feast.registry import BLOCK_VARIABLE, OFFERS, Offer, Plugin, Registered, Registry
 
 logger = logging.getLogger(__name__)
 
 GROUP = "unirep_feast"
 ALLOW_VARIABLE = "UNIREP_LOAD_PLUGINS"
-BLOCK_VARIABLE = "UNIREP_BLOCK_PLUGINS"
 TRACE_VARIABLE = "UNIREP_TRACE_HOOKS"
-
-Role = Literal["encoder", "objective", "sampler"]
-ROLES: tuple[Role, ...] = ("encoder", "objective", "sampler")
-
-#: What a plugin can offer: the parts of a trio, and tasks to evaluate any of them on.
-Offer = Literal[Role, "task"]
-OFFERS: tuple[Offer, ...] = (*ROLES, "task")
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """An installed plugin, whatever state it is in.
-
-    Attributes:
-        name: of the entry point; prefix of all names it registers.
-        distribution: of the package that brings it.
-        version: of that package.
-        state: ``ready``, ``broken`` (with a reason) or ``blocked`` (by an environment variable).
-        reason: why it is not ready, one line.
-        offers: ``"encoder clue"``-like lines, in order of registration.
-        api: the plugin API that host and plugin agreed on.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    state: Literal["ready", "broken", "blocked"] = "ready"
-    reason: str = ""
-    offers: tuple[str, ...] = ()
-    api: int = unirep_feast.API_VERSION
-
-
-@dataclass(frozen=True)
-class Registered:
-    """Something a plugin offers: how to build it and what settings it takes."""
-
-    role: Offer
-    name: str
-    build: Callable[..., Any]
-    settings: type[BaseModel]
-    plugin: Plugin
-    prepare: Callable[..., Any] | None = None
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Where it comes from, as checkpoints and catalog rows say it."""
-        return {
-            "name": self.name,
-            "plugin": self.plugin.name,
-            "distribution": self.plugin.distribution,
-            "version": self.plugin.version,
-        }
-
-    @property
-    def part(self) -> Part:
-        """It, for messages."""
-        return Part.of(self.role, self.identity)
-
-    def problems(self, raw: dict[str, Any]) -> list[str]:
-        """Say what is wrong with settings: one clause each, with the known names at the end."""
-        try:
-            self.settings.model_validate(raw)
-        except ValidationError as error:
-            found = [f"{self.role}.settings: {line}" for line in problems(error)]
-            known = ", ".join(self.settings.model_fields)
-            return [*found, f"(the settings of {self.role} {self.name!r} are {known})"]
-        return []
-
-
-@dataclass
-class Registry:
-    """All plugins and everything they offer."""
-
-    plugins: list[Plugin] = field(default_factory=list)
-    parts: dict[tuple[Offer, str], Registered] = field(default_factory=dict)
-    contested: dict[tuple[Offer, str], list[Plugin]] = field(default_factory=dict)
-
-    def names(self, role: Offer) -> list[str]:
-        """Return the registered names of a role, sorted."""
-        return sorted(name for found, name in self.parts if found == role)
-
-    def get(self, role: Offer, name: str) -> Registered:
-        """Look up what a spec names.
-
-        Raises:
-            PluginError: nobody offers it, or two distributions do; a broken plugin of that name is
-                named with its reason.
-        """
-        key = (role, name)
-        if key in self.contested:
-            rivals = " and ".join(f"{p.distribution} {p.version}" for p in self.contested[key])
-            raise PluginError(
-                f"{role} {name!r} belongs to nobody: plugin {self.contested[key][0].name!r} is "
-                f"registered by {rivals}; uninstall one, or block it with {BLOCK_VARIABLE}"
-            )
-        if key in self.parts:
-            return self.parts[key]
-        for plugin in self.plugins:
-            if plugin.state != "ready" and _belongs(name, plugin):
-                raise UnusablePluginError(
-                    f"{role} {name!r} needs plugin {plugin.name!r} of {plugin.distribution} "
-                    f"{plugin.version}, which is {plugin.state}: {plugin.reason}",
-                    plugin.name,
-                )
-        known = ", ".join(self.names(role)) or "none"
-        raise PluginError(
-            f"no plugin offers {role} {name!r}; found: {known}; install the plugin, or see "
-            "`unirep plugins list`"
-        )
 
 
 @cache
@@ -160,23 +50,11 @@ def build_registry(points: Iterator[EntryPoint] | Any) -> Registry:
     registry = Registry()
     modules: list[tuple[Plugin, ModuleType]] = []
     for point in sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "")):
-        distribution = point.dist.name if point.dist else "unknown"
-        plugin = Plugin(point.name, distribution, point.dist.version if point.dist else "0")
-        blocked = _blocked(plugin)
-        if blocked:
-            registry.plugins.append(replace(plugin, state="blocked", reason=blocked))
-            continue
-        try:
-            module = point.load()
-            plugin = replace(plugin, api=_agreed_api(module))
-            manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-            _check_hooks(manager, module)
-        except (Exception, SystemExit) as error:
-            # A plugin is foreign code: whatever it raises must not take other commands down.
-            logger.debug("plugin %s is broken", plugin.name, exc_info=True)
-            registry.plugins.append(replace(plugin, state="broken", reason=cause(error)))
-            continue
-        modules.append((plugin, module))
+        plugin, module = _load(manager, point)
+        if module is None:
+            registry.plugins.append(plugin)
+        else:
+            modules.append((plugin, module))
     for plugin, module in modules:
         others = [other for other in manager.get_plugins() if other is not module]
         registry.plugins.append(_collect(manager, plugin, others, registry))
@@ -184,6 +62,25 @@ def build_registry(points: Iterator[EntryPoint] | Any) -> Registry:
     registry.plugins.sort(key=lambda p: (p.name, p.distribution))
     logger.debug("%d plugins", len(registry.plugins))
     return registry
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[Plugin, ModuleType | None]:
+    """Import the hooks of one plugin; None, and why, where it is blocked or broken."""
+    distribution = point.dist.name if point.dist else "unknown"
+    plugin = Plugin(point.name, distribution, point.dist.version if point.dist else "0")
+    blocked = _blocked(plugin)
+    if blocked:
+        return replace(plugin, state="blocked", reason=blocked), None
+    try:
+        module = point.load()
+        plugin = replace(plugin, api=_agreed_api(module))
+        manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+        _check_hooks(manager, module)
+    except (Exception, SystemExit) as error:
+        # A plugin is foreign code: whatever it raises must not take other commands down.
+        logger.debug("plugin %s is broken", plugin.name, exc_info=True)
+        return replace(plugin, state="broken", reason=cause(error)), None
+    return plugin, module
 
 
 def _collect(
@@ -237,7 +134,7 @@ def _contest_namesakes(registry: Registry) -> None:
 
 
 def _check_offer(role: Offer, name: str, build: Any, settings: Any, plugin: Plugin) -> None:
-    if not _belongs(name, plugin):
+    if not plugin.owns(name):
         raise PluginError(
             f"{role} {name!r}: wanted the name {plugin.name!r} or one that begins with "
             f"'{plugin.name}.'"
@@ -253,10 +150,6 @@ def _check_offer(role: Offer, name: str, build: Any, settings: Any, plugin: Plug
         raise PluginError(
             f"{role} {name!r}: {settings.__name__} has no default for {', '.join(needed)}"
         )
-
-
-def _belongs(name: object, plugin: Plugin) -> bool:
-    return isinstance(name, str) and (name == plugin.name or name.startswith(f"{plugin.name}."))
 
 
 def _agreed_api(module: ModuleType) -> int:

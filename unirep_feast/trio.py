@@ -17,7 +17,7 @@ from unirep_feast.errors import ContractError, PluginError, SpecError, UnusableP
 from unirep_feast.hookspecs import Fit
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.objective import Objective
-from unirep_feast.plugins import ROLES, Registered, Registry, Role
+from unirep_feast.registry import ROLES, Registered, Registry, Role
 from unirep_feast.sampler import Sampler
 from unirep_feast.sequences import Sequences
 

@@ -26,8 +26,9 @@ from unirep_feast.pipeline.loading import (
 )
 from unirep_feast.pipeline.lock import hold
 from unirep_feast.pipeline.run_log import load_tensorboard
-from unirep_feast.plugins import ROLES, load_plugins
+from unirep_feast.plugins import load_plugins
 from unirep_feast.ranks import Ranks, pick_device
+from unirep_feast.registry import ROLES
 from unirep_feast.sequences import fit_vocabulary
 from unirep_feast.trio import Choice, choose
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from unirep_feast.errors import PluginError, UnirepError
-from unirep_feast.plugins import Plugin, Registry
+from unirep_feast.registry import Plugin, Registry
 from unirep_feast.testing.encoder_tests import EncoderTests
 from unirep_feast.testing.objective_tests import ObjectiveTests
 from unirep_feast.testing.plugin_tests import PluginTests, installed

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from unirep_feast.plugins import GROUP, ROLES, Registered, Registry
+from unirep_feast.plugins import GROUP
+from unirep_feast.registry import ROLES, Registered, Registry
 from unirep_feast.testing.checks import Checks
 from unirep_feast.testing.recipe import registered, registry_of
 from unirep_feast.testing.world import make_world

@@ -17,7 +17,8 @@ from unirep_feast.config import EncodeConfig, TrainingConfig, parse_spec
 from unirep_feast.encoder import Encoder
 from unirep_feast.inference import Inference
 from unirep_feast.objective import Objective, Views
-from unirep_feast.plugins import Registry, build_registry, load_plugins
+from unirep_feast.plugins import build_registry, load_plugins
+from unirep_feast.registry import Registry
 from unirep_feast.sampler import Draw, Sampler, Units
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.toy.hooks import ENTRY_POINT as TOY

@@ -19,9 +19,9 @@ from unirep_feast.chunking import EncoderFailed, TrioModule
 from unirep_feast.config import TrainingConfig
 from unirep_feast.errors import ContractError, TrainingError, UnirepError
 from unirep_feast.objective import Losses, Views
-from unirep_feast.plugins import Role
 from unirep_feast.probing import probe_encoder, probe_sampler
 from unirep_feast.ranks import Ranks, pick_device
+from unirep_feast.registry import Role
 from unirep_feast.sampler import Draw, Units, seed_of
 from unirep_feast.sequences import Sequences
 from unirep_feast.trainer.best import Best
