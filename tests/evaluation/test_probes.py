@@ -13,15 +13,9 @@ import pytest
 
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.boosting import fit_boosting, load_lightgbm
-from unirep_feast.evaluation.cells import (
-    About,
-    Subject,
-    Wanted,
-    compute,
-    missing_cells,
-    wanted_cells,
-)
+from unirep_feast.evaluation.cells import Wanted, missing_cells, wanted_cells
 from unirep_feast.evaluation.chance import chance
+from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import LoadedTask, SplitExamples, take
 from unirep_feast.evaluation.heads import fit_logistic, fit_mlp
@@ -37,6 +31,7 @@ from unirep_feast.evaluation.ranking import (
     ranks_of,
 )
 from unirep_feast.evaluation.results import Cells, ResultFolder, read_csv, to_csv
+from unirep_feast.evaluation.subject import Subject
 from unirep_feast.task import Examples, Problem
 
 CONFIG = EvaluationConfig.model_validate(

@@ -28,8 +28,9 @@ from unirep_feast.evaluation.candidates import (
     refuse_leaks,
     trained,
 )
-from unirep_feast.evaluation.cells import About, Subject, compute, missing_cells, wanted_cells
+from unirep_feast.evaluation.cells import missing_cells, wanted_cells
 from unirep_feast.evaluation.chance import chance
+from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import (
     SplitExamples,
@@ -42,6 +43,7 @@ from unirep_feast.evaluation.leaderboard import leaderboard, pairs
 from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.ranking import ItemSpace
 from unirep_feast.evaluation.results import Cells, ResultFolder, Row, document, to_csv
+from unirep_feast.evaluation.subject import Subject
 from unirep_feast.evaluation.tunable import can_fine_tune, fine_tuner
 from unirep_feast.feature_store.private_repo import PrivateRepo
 from unirep_feast.pipeline.job import OnRecord

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from unirep_feast.config import TrainingConfig
 from unirep_feast.encoder import Encoder
 from unirep_feast.evaluation.candidates import ReaderOf, Trained
-from unirep_feast.evaluation.cells import FineTune
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import SplitExamples
 from unirep_feast.evaluation.heads import finish, loss_of
 from unirep_feast.evaluation.probe_data import ProbeData
+from unirep_feast.evaluation.subject import FineTune
 from unirep_feast.objective import Losses, Views
 from unirep_feast.pipeline.loading import open_catalog
 from unirep_feast.pipeline.restoring import final_checkpoint, load_encoder

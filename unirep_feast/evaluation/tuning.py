@@ -21,7 +21,8 @@ from unirep_feast.evaluation.candidates import (
     ensure_run,
     refuse_leaks,
 )
-from unirep_feast.evaluation.cells import About, Subject, compute, wanted_cells
+from unirep_feast.evaluation.cells import wanted_cells
+from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.evaluating import Telling, alone, item_space
 from unirep_feast.evaluation.examples import (
@@ -32,6 +33,7 @@ from unirep_feast.evaluation.examples import (
 )
 from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.results import Cells
+from unirep_feast.evaluation.subject import Subject
 from unirep_feast.feature_store.private_repo import PrivateRepo
 from unirep_feast.pipeline.loading import read_spec
 from unirep_feast.task import TaskLog

@@ -1,0 +1,63 @@
+"""A representation as a task sees it: the vectors of its examples, its items, its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unirep_feast.evaluation.examples import SplitExamples
+from unirep_feast.evaluation.probe_data import ProbeData
+from unirep_feast.evaluation.ranking import ItemSpace
+
+#: Fits the encoder itself to a task; None where it cannot be.
+FineTune = Callable[[ProbeData, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A representation as a task sees it.
+
+    Attributes:
+        features: (n, K · D) float32 vectors of the examples; zeros where there is none.
+        known: (n,) bool.
+        items: its item vectors, if it has any.
+        fine_tune: trains the encoder itself.
+    """
+
+    features: np.ndarray
+    known: np.ndarray
+    items: ItemSpace | None
+    fine_tune: FineTune | None
+
+    def item_scores(self, items: np.ndarray | None) -> np.ndarray:
+        """(n,) how near the item that was shown is to the user; 0 where either has no vector."""
+        space = self.items
+        assert space is not None and items is not None  # noqa: S101
+        known = self.known & space.known[items]
+        scores = np.zeros(len(items), np.float32)
+        rows = np.flatnonzero(known)
+        for start in range(0, len(rows), 1024):
+            some = rows[start : start + 1024]
+            distinct, place = np.unique(items[some], return_inverse=True)
+            part = replace(
+                space, vectors=space.vectors[distinct], known=np.ones(len(distinct), bool)
+            )
+            scores[some] = part.score(self.features[some])[np.arange(len(some)), place]
+        return scores
+
+
+def probe_data(made: SplitExamples, subject: Subject) -> ProbeData:
+    """Features and targets; a column says who has no vector, where somebody has none."""
+    parts = [subject.features]
+    if not subject.known.all():
+        parts.append((~subject.known)[:, None].astype(np.float32))
+    examples, problem = made.examples, made.loaded.task.problem
+    if problem == "impressions":
+        if examples.context is not None:
+            parts.append(examples.context)
+        if subject.items is not None:
+            parts.append(subject.item_scores(examples.items)[:, None])
+    features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return ProbeData(problem, features, examples, made.train, made.valid, made.test)
