@@ -67,7 +67,8 @@ def command(
         raise click.ClickException("no SPEC is given; name the representations to evaluate")
     from unirep_feast.evaluation.candidates import Candidate
     from unirep_feast.evaluation.config import load_evaluation
-    from unirep_feast.evaluation.evaluating import Options, Telling, evaluate
+    from unirep_feast.evaluation.evaluating import Options, evaluate
+    from unirep_feast.evaluation.telling import Telling
     from unirep_feast.progress import bar
 
     config = load_evaluation(tasks, overrides)

@@ -56,7 +56,7 @@ def command(
     if (tasks is None) != (task is None):
         raise click.ClickException("--tasks FILE and --task NAME go together")
     from unirep_feast.evaluation.config import load_evaluation
-    from unirep_feast.evaluation.evaluating import Telling
+    from unirep_feast.evaluation.telling import Telling
     from unirep_feast.evaluation.tuning import Judge, TuneOptions, tune
     from unirep_feast.progress import bar
 

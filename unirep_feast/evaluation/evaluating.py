@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,24 +12,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from unirep_feast import __version__
-from unirep_feast.config import RepresentationSpec, format_instant
 from unirep_feast.errors import EvaluationError, UnirepError
 from unirep_feast.evaluation.boosting import load_lightgbm
 from unirep_feast.evaluation.candidates import (
     Candidate,
-    ReaderOf,
     Trained,
     check_candidates,
     refuse_leaks,
     trained,
 )
 from unirep_feast.evaluation.cells import missing_cells, wanted_cells
-from unirep_feast.evaluation.chance import chance
 from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
+from unirep_feast.evaluation.describing import about_run, about_task
 from unirep_feast.evaluation.examples import (
     SplitExamples,
     load_tasks,
@@ -40,15 +35,12 @@ from unirep_feast.evaluation.examples import (
 )
 from unirep_feast.evaluation.intrinsic import Measured, measure_all
 from unirep_feast.evaluation.leaderboard import leaderboard, pairs
-from unirep_feast.evaluation.metrics import higher_is_better
-from unirep_feast.evaluation.ranking import ItemSpace
+from unirep_feast.evaluation.lock import alone
 from unirep_feast.evaluation.results import Cells, ResultFolder, Row, document, to_csv
-from unirep_feast.evaluation.subject import Subject
+from unirep_feast.evaluation.subject import Subject, item_space
+from unirep_feast.evaluation.telling import Telling
 from unirep_feast.evaluation.tunable import can_fine_tune, fine_tuner
 from unirep_feast.feature_store.private_repo import PrivateRepo
-from unirep_feast.pipeline.job import OnRecord
-from unirep_feast.progress import Advance
-from unirep_feast.snapshot import read_vectors
 from unirep_feast.task import TaskLog
 
 
@@ -71,23 +63,6 @@ class Options:
     allow_leakage: bool = False
     intrinsic: bool = True
     command: str = ""
-
-
-@dataclass(frozen=True)
-class Telling:
-    """How an evaluation talks to people.
-
-    Attributes:
-        advance: called with cells done, cells in all, and what is being done.
-        notify: called with lines.
-        reader_of: gives what reads the events of a spec.
-        on_record: called for every record of a training.
-    """
-
-    reader_of: ReaderOf
-    advance: Advance = lambda done, total, text: None
-    notify: Callable[[str], None] = lambda line: None
-    on_record: OnRecord = lambda record: None
 
 
 def evaluate(
@@ -225,8 +200,8 @@ class _Evaluation:
         entries = leaderboard(self.rows, self.cells)
         whole = document(
             self.config.name,
-            [self._about_task(made) for made in self.made],
-            [self._about_run(run) for run in self.runs.values()],
+            [about_task(made) for made in self.made],
+            [about_run(run) for run in self.runs.values()],
             self.rows,
             entries,
             intrinsic,
@@ -252,56 +227,6 @@ class _Evaluation:
     def _advance(self, text: str) -> None:
         self.telling.advance(self.done, self.total, text)
 
-    def _about_task(self, made: SplitExamples) -> dict[str, Any]:
-        loaded = made.loaded
-        metric = loaded.task.metrics[0]
-        return {
-            "name": loaded.config.name,
-            "kind": loaded.config.kind,
-            "cut_off": format_instant(loaded.cut_off),
-            "as_of": [format_instant(when) for when in loaded.times],
-            "metric": metric,
-            "higher_is_better": higher_is_better(metric),
-            "description": loaded.config.description,
-            "outputs": list(made.examples.outputs),
-            "rows": len(made.examples),
-            "train": len(made.train),
-            "valid": len(made.valid),
-            "test": len(made.test),
-            "users": len(np.unique(made.examples.users)),
-            "chance": {name: chance(made, name) for name in loaded.task.metrics},
-        }
-
-    def _about_run(self, run: Trained) -> dict[str, Any]:
-        manifest, spec = run.manifest, run.spec
-        as_of = min(run.encoded)
-        items = run.item_snapshot(as_of)
-        return {
-            "name": run.name,
-            "spec": str(Path(run.path).resolve()),
-            "run": run.run.id,
-            "run_seed": run.run_seed,
-            "encoder": manifest.identity["encoder"]["name"],
-            "num_vectors": manifest.num_vectors,
-            "dim": manifest.dim,
-            "trained_until": format_instant(manifest.trained_until),
-            "folder": str(spec.home / "runs" / run.run.id),
-            "snapshot": str(run.snapshot(as_of)),
-            "as_of": format_instant(as_of),
-            "item_snapshot": None if items is None else str(items),
-            "join_key": spec.view.join_key,
-            "item_key": spec.view.item_key,
-            "train_seconds": round(run.seconds, 1),
-            "encode_seconds": round(sum(run.encoded.values()), 1),
-            "leakage_allowed": any(run.leaks(when) for when in run.encoded),
-            "events": _path(spec),
-            "items": None if spec.items is None else spec.resolve(spec.items.path),
-        }
-
-
-def _path(spec: RepresentationSpec) -> str | None:
-    return None if spec.events.path is None else spec.resolve(spec.events.path)
-
 
 def _total(
     config: EvaluationConfig, made: list[SplitExamples], candidates: Sequence[Candidate]
@@ -309,30 +234,6 @@ def _total(
     """Cells there will be at most, for the progress bar."""
     cells = sum(len(wanted_cells(config, each, tunable=True)) for each in made)
     return cells * len(candidates) * config.training_seeds
-
-
-def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
-    """Item vectors of a run lined up with a task's candidates; None where it has none."""
-    problem = made.loaded.task.problem
-    path = run.item_snapshot(min(made.loaded.times))
-    if problem not in ("ranking", "impressions") or path is None:
-        return None
-    ids, vectors = read_vectors(path, run.spec.view.item_key)
-    if ids.type != log.items.type:
-        raise EvaluationError(
-            f"{run.name}: item ids of its events are {ids.type}, those of the tasks' "
-            f"{log.items.type}; write both logs alike"
-        )
-    wanted = log.items
-    if problem == "ranking":
-        wanted = wanted.take(pa.array(made.examples.candidates))
-    place = pc.index_in(wanted, value_set=ids)
-    known = place.is_valid().to_numpy(zero_copy_only=False)
-    rows = pc.fill_null(place, 0).to_numpy(zero_copy_only=False)
-    lined = vectors[rows] * known[:, None]
-    return ItemSpace(
-        lined.astype(np.float32), known, run.spec.view.metric, run.manifest.num_vectors
-    )
 
 
 def _hash(log: TaskLog) -> str:
@@ -345,25 +246,3 @@ def _hash(log: TaskLog) -> str:
     for ids in (log.users, log.items):
         digest.update("\n".join(map(str, ids.to_pylist())).encode())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def alone(work: Path) -> Iterator[None]:
-    """Let one evaluation at a time write to a folder; the system lets go if the process dies."""
-    path = work / "evaluate.lock"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+")
-    except OSError as error:
-        raise EvaluationError(
-            f"{work} cannot be written: {error.strerror}; name another folder with --work"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EvaluationError(
-                f"another evaluation is writing to {work}; wait for it, or name another folder "
-                "with --work"
-            ) from None
-        yield

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from unirep_feast.errors import EvaluationError
+from unirep_feast.evaluation.candidates import Trained
 from unirep_feast.evaluation.examples import SplitExamples
 from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.ranking import ItemSpace
+from unirep_feast.snapshot import read_vectors
+from unirep_feast.task import TaskLog
 
 #: Fits the encoder itself to a task; None where it cannot be.
 FineTune = Callable[[ProbeData, int], np.ndarray]
@@ -46,6 +52,30 @@ class Subject:
             )
             scores[some] = part.score(self.features[some])[np.arange(len(some)), place]
         return scores
+
+
+def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
+    """Item vectors of a run lined up with a task's candidates; None where it has none."""
+    problem = made.loaded.task.problem
+    path = run.item_snapshot(min(made.loaded.times))
+    if problem not in ("ranking", "impressions") or path is None:
+        return None
+    ids, vectors = read_vectors(path, run.spec.view.item_key)
+    if ids.type != log.items.type:
+        raise EvaluationError(
+            f"{run.name}: item ids of its events are {ids.type}, those of the tasks' "
+            f"{log.items.type}; write both logs alike"
+        )
+    wanted = log.items
+    if problem == "ranking":
+        wanted = wanted.take(pa.array(made.examples.candidates))
+    place = pc.index_in(wanted, value_set=ids)
+    known = place.is_valid().to_numpy(zero_copy_only=False)
+    rows = pc.fill_null(place, 0).to_numpy(zero_copy_only=False)
+    lined = vectors[rows] * known[:, None]
+    return ItemSpace(
+        lined.astype(np.float32), known, run.spec.view.metric, run.manifest.num_vectors
+    )
 
 
 def probe_data(made: SplitExamples, subject: Subject) -> ProbeData:

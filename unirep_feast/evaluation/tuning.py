@@ -24,16 +24,17 @@ from unirep_feast.evaluation.candidates import (
 from unirep_feast.evaluation.cells import wanted_cells
 from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
-from unirep_feast.evaluation.evaluating import Telling, alone, item_space
 from unirep_feast.evaluation.examples import (
     SplitExamples,
     load_tasks,
     make_examples,
     read_task_log,
 )
+from unirep_feast.evaluation.lock import alone
 from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.results import Cells
-from unirep_feast.evaluation.subject import Subject
+from unirep_feast.evaluation.subject import Subject, item_space
+from unirep_feast.evaluation.telling import Telling
 from unirep_feast.feature_store.private_repo import PrivateRepo
 from unirep_feast.pipeline.loading import read_spec
 from unirep_feast.task import TaskLog
