@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from unirep_feast.cli import spec as spec_options
-
-if TYPE_CHECKING:
-    from unirep_feast.trainer import Record
+from unirep_feast.cli.telling import telling
 
 _PIPE_WIDTH = 200
 
@@ -68,8 +66,6 @@ def command(
     from unirep_feast.evaluation.candidates import Candidate
     from unirep_feast.evaluation.config import load_evaluation
     from unirep_feast.evaluation.evaluating import Options, evaluate
-    from unirep_feast.evaluation.telling import Telling
-    from unirep_feast.progress import bar
 
     config = load_evaluation(tasks, overrides)
     candidates = [Candidate(one, spec_options.read(one, (), False), serving) for one in specs]
@@ -82,21 +78,8 @@ def command(
         not no_intrinsic,
         " ".join(["unirep", *sys.argv[1:]]),
     )
-    with bar("evaluating") as advance:
-        state = (0, 1, "")
-
-        def show(done: int, total: int, text: str) -> None:
-            nonlocal state
-            state = (done, total, text)
-            advance(done, total, text)
-
-        def record(one: Record) -> None:
-            if one.kind == "step":
-                done, total, text = state
-                advance(done, total, f"{text} {one.step}/{one.total}")
-
-        telling = Telling(spec_options.reader, show, spec_options.notify, record)
-        found = evaluate(config, candidates, options, telling)
+    with telling("evaluating", 1, " ") as told:
+        found = evaluate(config, candidates, options, told)
     if csv_path is not None:
         _copy(folder / "results.csv", csv_path)
     if as_json:

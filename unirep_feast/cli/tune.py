@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from unirep_feast.cli import spec as spec_options
+from unirep_feast.cli.telling import telling
 
 if TYPE_CHECKING:
     from unirep_feast.evaluation.tuning import Tuned
-    from unirep_feast.trainer import Record
 
 _SHOWN = 10
 
@@ -56,9 +56,7 @@ def command(
     if (tasks is None) != (task is None):
         raise click.ClickException("--tasks FILE and --task NAME go together")
     from unirep_feast.evaluation.config import load_evaluation
-    from unirep_feast.evaluation.telling import Telling
     from unirep_feast.evaluation.tuning import Judge, TuneOptions, tune
-    from unirep_feast.progress import bar
 
     parsed = spec_options.read(spec, overrides, drop_invalid)
     more = ("events.drop_invalid=true", "events.drop_future=true") if drop_invalid else ()
@@ -67,21 +65,8 @@ def command(
         judge = Judge(load_evaluation(tasks), task)
     folder = work or Path(spec).parent / "data" / "tune" / parsed.name
     options = TuneOptions(spec, (*overrides, *more), folder, trials, judge, prune, seed)
-    with bar("tuning") as advance:
-        state = (0, trials, "")
-
-        def show(done: int, total: int, text: str) -> None:
-            nonlocal state
-            state = (done, total, text)
-            advance(done, total, text)
-
-        def record(one: Record) -> None:
-            if one.kind == "step":
-                done, total, text = state
-                advance(done, total, f"{text}, step {one.step}/{one.total}")
-
-        telling = Telling(spec_options.reader, show, spec_options.notify, record)
-        found = tune(parsed, options, telling)
+    with telling("tuning", trials, ", step ") as told:
+        found = tune(parsed, options, told)
     if as_json:
         click.echo(json.dumps(_as_object(found)))
     else:
