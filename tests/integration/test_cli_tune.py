@@ -18,7 +18,8 @@ from click.testing import Result
 from unirep_feast.catalog import Catalog
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EvaluationError
-from unirep_feast.evaluation.tuning import as_override, load_optuna
+from unirep_feast.evaluation.study import load_optuna
+from unirep_feast.evaluation.trials import as_override
 from unirep_feast.testing.world import make_world
 
 pytest.importorskip("optuna")

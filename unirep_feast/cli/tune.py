@@ -56,7 +56,8 @@ def command(
     if (tasks is None) != (task is None):
         raise click.ClickException("--tasks FILE and --task NAME go together")
     from unirep_feast.evaluation.config import load_evaluation
-    from unirep_feast.evaluation.tuning import Judge, TuneOptions, tune
+    from unirep_feast.evaluation.trials import Judge, TuneOptions
+    from unirep_feast.evaluation.tuning import tune
 
     parsed = spec_options.read(spec, overrides, drop_invalid)
     more = ("events.drop_invalid=true", "events.drop_future=true") if drop_invalid else ()
@@ -89,7 +90,7 @@ def _as_object(found: Tuned) -> dict[str, object]:
 
 
 def _print(found: Tuned) -> None:
-    from unirep_feast.evaluation.tuning import as_override
+    from unirep_feast.evaluation.trials import as_override
 
     for trial in found.trials[:_SHOWN]:
         settings = " ".join(as_override(key, value) for key, value in trial.settings.items())
