@@ -103,24 +103,47 @@ def neighbor_overlap(first: np.ndarray, second: np.ndarray, seed: int = 0) -> fl
     return float((near[0] & near[1]).sum() / (number * len(rows)))
 
 
-def mean_shift(before: np.ndarray, after: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Moments:
+    """All that drift needs to know of a population.
+
+    Attributes:
+        mean: (D,) float64.
+        variance: of all numbers together.
+        covariance: (D, D) float64.
+    """
+
+    mean: np.ndarray
+    variance: float
+    covariance: np.ndarray
+
+
+def moments(vectors: np.ndarray) -> Moments:
+    """Take the moments of (n, D) vectors."""
+    return Moments(
+        vectors.mean(0, dtype=np.float64),
+        float(vectors.var(0, dtype=np.float64).sum()),
+        np.cov(vectors, rowvar=False, dtype=np.float64).reshape(vectors.shape[1], -1),
+    )
+
+
+def mean_shift(before: Moments, after: Moments) -> float:
     """How far the population's mean has moved, in units of its spread before."""
-    spread = np.sqrt(before.var(0, dtype=np.float64).sum())
-    moved = np.linalg.norm(after.mean(0, dtype=np.float64) - before.mean(0, dtype=np.float64))
+    spread = np.sqrt(before.variance)
+    moved = np.linalg.norm(after.mean - before.mean)
     return float(moved / spread) if spread > 0 else 0.0
 
 
-def frechet_drift(before: np.ndarray, after: np.ndarray) -> float:
+def frechet_drift(before: Moments, after: Moments) -> float:
     """Fréchet distance of two populations as Gaussians, relative to the spread before.
 
     Dowson and Landau (1982); what FID is made of: moved mean and changed covariance alike.
     """
-    first = np.cov(before, rowvar=False, dtype=np.float64).reshape(before.shape[1], -1)
-    second = np.cov(after, rowvar=False, dtype=np.float64).reshape(before.shape[1], -1)
+    first, second = before.covariance, after.covariance
     values, turn = np.linalg.eigh(first)
     root = (turn * np.sqrt(values.clip(min=0))) @ turn.T
     inner = np.linalg.eigvalsh(root @ second @ root).clip(min=0)
-    moved = after.mean(0, dtype=np.float64) - before.mean(0, dtype=np.float64)
+    moved = after.mean - before.mean
     squared = moved @ moved + np.trace(first) + np.trace(second) - 2 * np.sqrt(inner).sum()
     total = float(np.trace(first))
     return float(max(squared, 0) / total) if total > 0 else 0.0
@@ -159,10 +182,19 @@ def measure_all(
         by_name.setdefault((one.run.name, one.as_of), []).append(one)
     for (_, as_of), runs in by_name.items():
         for other in runs[1:]:
-            first, second = _both(_read(runs[0].run, as_of), _read(other.run, as_of))
+            first, second = in_both(_read(runs[0].run, as_of), _read(other.run, as_of))
             value = neighbor_overlap(first, second)
             entries.append(_entry(other, "neighbor_stability_runs", value))
     return entries
+
+
+def in_both(
+    first: tuple[pa.Array, np.ndarray], second: tuple[pa.Array, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of the users that are in both, in the same order."""
+    place = pc.index_in(first[0], value_set=second[0])
+    shared = place.is_valid().to_numpy(zero_copy_only=False)
+    return first[1][shared], second[1][place.drop_null().to_numpy().astype(np.int64)]
 
 
 def _measure(one: Measured, later: int, log: TaskLog) -> dict[str, float]:
@@ -179,27 +211,19 @@ def _measure(one: Measured, later: int, log: TaskLog) -> dict[str, float]:
     }
     if later > one.as_of:
         after_ids, after = _read(one.run, later)
-        first, second = _both((ids, vectors), (after_ids, after))
+        first, second = in_both((ids, vectors), (after_ids, after))
+        population, moved = moments(vectors), moments(after)
         found |= {
             "alignment": alignment(first, second),
             "neighbor_stability_snapshots": neighbor_overlap(first, second),
-            "drift_mean_shift": mean_shift(vectors, after),
-            "drift_frechet": frechet_drift(vectors, after),
+            "drift_mean_shift": mean_shift(population, moved),
+            "drift_frechet": frechet_drift(population, moved),
         }
     return found
 
 
 def _read(run: Trained, as_of: int) -> tuple[pa.Array, np.ndarray]:
     return read_vectors(run.snapshot(as_of), run.spec.view.join_key)
-
-
-def _both(
-    first: tuple[pa.Array, np.ndarray], second: tuple[pa.Array, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of the users that are in both, in the same order."""
-    place = pc.index_in(first[0], value_set=second[0])
-    shared = place.is_valid().to_numpy(zero_copy_only=False)
-    return first[1][shared], second[1][place.drop_null().to_numpy().astype(np.int64)]
 
 
 def _entry(one: Measured, measure: str, value: float) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from unirep_feast.catalog import Snapshot
 from unirep_feast.config import RepresentationSpec, format_instant
 from unirep_feast.evaluation.intrinsic import (
+    Moments,
     effective_rank,
     frechet_drift,
+    in_both,
     mean_shift,
+    moments,
     neighbor_overlap,
 )
 from unirep_feast.snapshot import read_vectors, snapshot_path
@@ -39,30 +41,28 @@ def drift_of(
         before; None for the first.
     """
     entries: list[dict[str, Any]] = []
-    first: np.ndarray | None = None
+    first: Moments | None = None  # no more of it: snapshots are large
     before: tuple[pa.Array, np.ndarray] | None = None
     for snapshot in snapshots[-MOST:]:
         path = snapshot_path(spec.home, run, snapshot.as_of)
         ids, vectors = read_vectors(path, spec.view.join_key)
-        first = vectors if first is None else first
+        kept = None if before is None else _kept(before, (ids, vectors))
+        before = ids, vectors  # lets go of the one before, ahead of the moments' own copies
+        present = moments(vectors)
+        first = first or present
         entries.append(
             {
                 "as_of": format_instant(snapshot.as_of),
                 "users": len(ids),
                 "effective_rank": effective_rank(vectors),
-                "mean_shift": mean_shift(first, vectors),
-                "frechet": frechet_drift(first, vectors),
-                "neighbors_kept": None if before is None else _kept(before, (ids, vectors)),
+                "mean_shift": mean_shift(first, present),
+                "frechet": frechet_drift(first, present),
+                "neighbors_kept": kept,
             }
         )
-        before = ids, vectors
     return entries
 
 
 def _kept(before: tuple[pa.Array, np.ndarray], after: tuple[pa.Array, np.ndarray]) -> float | None:
-    place = pc.index_in(before[0], value_set=after[0])
-    shared = place.is_valid().to_numpy(zero_copy_only=False)
-    if shared.sum() < 2:
-        return None
-    there = place.drop_null().to_numpy().astype(np.int64)
-    return neighbor_overlap(before[1][shared], after[1][there])
+    earlier, later = in_both(before, after)
+    return None if len(earlier) < 2 else neighbor_overlap(earlier, later)
