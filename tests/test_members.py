@@ -73,12 +73,18 @@ def test_members_and_stages_tell_their_progress(shop: Any) -> None:
     assert all("loss" in record.values for record in records)
 
 
-@pytest.mark.parametrize("key", ["until", "init_from", "checkpoint_every", "tensorboard"])
+@pytest.mark.parametrize("key", ["until", "init_from", "checkpoint_every", "tensorboard", "mlflow"])
 def test_keys_that_mean_nothing_for_a_member_are_refused(shop: Any, key: str) -> None:
     """And named, instead of being passed over in silence."""
     from unirep_feast.errors import SpecError
 
-    value = {"until": "2020-01-01", "init_from": "x", "checkpoint_every": 5, "tensorboard": True}
+    value = {
+        "until": "2020-01-01",
+        "init_from": "x",
+        "checkpoint_every": 5,
+        "tensorboard": True,
+        "mlflow": "x",
+    }
     member = {"name": "a", "plugin": "baselines.sumn", "training": {key: value[key]}}
     shop.spec.pop("plugin")
     shop.write(encoder={"name": "baselines.concat", "settings": {"members": [member]}})

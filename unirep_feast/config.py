@@ -191,6 +191,9 @@ class TrainingConfig(Frozen):
     compile: bool = Field(False, description="torch.compile the encoder")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its default")
     tensorboard: bool = Field(False, description="write event files beside the checkpoints")
+    mlflow: str | None = Field(
+        None, min_length=1, description="tracking URI of an MLflow to send records to"
+    )
     init_from: str | None = Field(
         None, description="run id whose encoder weights training starts at"
     )
@@ -374,7 +377,7 @@ class RepresentationSpec(Frozen):
             mode="json",
             exclude={"folder", "storage", "catalog", "view", "encode", "name", "search"},
         )
-        for key in ("device", "tensorboard", "threads", "keep_checkpoints", "log_every"):
+        for key in ("device", "tensorboard", "mlflow", "threads", "keep_checkpoints", "log_every"):
             decisive["training"].pop(key)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -33,7 +33,14 @@ from unirep_feast.trio import Choice, build_encoder, build_trio, choose, prepare
 _IDENTITY = "members.identity"
 
 #: Keys of `training` that mean nothing for a stage within a run.
-_OF_THE_RUN = ("until", "init_from", "checkpoint_every", "keep_checkpoints", "tensorboard")
+_OF_THE_RUN = (
+    "until",
+    "init_from",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "mlflow",
+)
 
 
 @dataclass(frozen=True)

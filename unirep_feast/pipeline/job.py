@@ -24,6 +24,7 @@ from unirep_feast.items import Vocabulary
 from unirep_feast.pipeline.loading import Notify, checkpoint_folder
 from unirep_feast.pipeline.publishing import check_publishable
 from unirep_feast.pipeline.run_log import RunLog
+from unirep_feast.pipeline.tracking import MlflowRun
 from unirep_feast.probing import probe_encoder
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import point_promoted
@@ -237,7 +238,9 @@ class Job:
     def _log(self) -> contextlib.AbstractContextManager[RunLog | None]:
         if not self.first:
             return contextlib.nullcontext()
-        return RunLog(self.folder, self.spec.training.tensorboard)
+        wanted = self.spec.training
+        tracker = MlflowRun(self.spec, self.run_id, self.notify) if wanted.mlflow else None
+        return RunLog(self.folder, wanted.tensorboard, tracker)
 
     # -- where weights come from ---------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: one JSON line per record, and TensorBoard events."""
+"""What a run tells of itself: one JSON line per record; TensorBoard and MLflow on request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unirep_feast.errors import TrainingError
+from unirep_feast.pipeline.tracking import MlflowRun
 from unirep_feast.trainer import Record
 
 
@@ -27,33 +28,37 @@ def load_tensorboard() -> Any:
 
 
 class RunLog:
-    """Writes records to ``log.jsonl`` and, where asked for, to TensorBoard event files.
+    """Writes records to ``log.jsonl`` and, where asked for, to TensorBoard files and MLflow.
 
     A resumed run goes on in the same file; what its first session wrote after the checkpoint it
     resumes from stands there twice.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, tensorboard: bool, tracker: MlflowRun | None = None) -> None:
         """Open the files of a run.
 
         Args:
             folder: of the run.
             tensorboard: write event files to ``<folder>/tensorboard``.
+            tracker: the same run in MLflow.
         """
         writer = load_tensorboard() if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._writer = writer and writer(str(folder / "tensorboard"))
+        self._tracker = tracker
 
     def __enter__(self) -> RunLog:
         """Return itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the files."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+        if self._tracker is not None:
+            self._tracker.close(failed=kind is not None)
 
     def write(self, record: Record) -> None:
         """Write one record; a number that is not finite becomes null."""
@@ -69,3 +74,5 @@ class RunLog:
         if self._writer is not None:
             for name, value in record.values.items():
                 self._writer.add_scalar(f"{record.kind}/{name}", value, record.step)
+        if self._tracker is not None:
+            self._tracker.write(record)

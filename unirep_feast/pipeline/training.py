@@ -26,6 +26,7 @@ from unirep_feast.pipeline.loading import (
 )
 from unirep_feast.pipeline.lock import hold
 from unirep_feast.pipeline.run_log import load_tensorboard
+from unirep_feast.pipeline.tracking import load_mlflow
 from unirep_feast.plugins import load_plugins
 from unirep_feast.ranks import Ranks, pick_device
 from unirep_feast.registry import ROLES
@@ -59,6 +60,8 @@ def train(
     choice = choose(spec, load_plugins())
     if spec.training.tensorboard:
         load_tensorboard()
+    if spec.training.mlflow:
+        load_mlflow()
     with Ranks.joined(pick_device(spec.training.device)) as ranks:
         if not ranks.first:
             return _train(spec, choice, ranks, resume, lambda record: None, lambda line: None, read)
