@@ -31,7 +31,9 @@ def write(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--columns", choices=("base", "all"), default="all")
-    parser.add_argument("--folder", type=Path, default=measuring.ROOT / "benchmarks/work/world-20m")
+    parser.add_argument(
+        "--folder", type=Path, default=measuring.ROOT / "benchmarks" / "work" / "world-20m"
+    )
     parser.add_argument("--write", action="store_true", help="write the world and end")
     options = parser.parse_args()
     if options.write:

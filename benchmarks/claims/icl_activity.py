@@ -5,7 +5,7 @@ behaviors (Eq 8) cannot hold and the length of a capsule can; and that number al
 snapshots that icl.py keeps.
 
     python benchmarks/claims/icl.py --tasks preference --seeds 3    # first
-    python benchmarks/claims/icl_activity.py [--seeds 3] [--work benchmarks/work/icl]
+    python benchmarks/claims/icl_activity.py [--seeds 3] [--work FOLDER]
 """
 
 from __future__ import annotations

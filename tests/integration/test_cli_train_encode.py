@@ -208,15 +208,28 @@ def test_tensorboard_files_are_written_when_asked_for(shop: Any, cli: Cli) -> No
     assert [event.step for event in board.Scalars("validation/loss")] == [2, 4, 6]
 
 
-def test_tensorboard_that_is_not_installed_is_one_line(
-    shop: Any, cli: Cli, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("setting", "module", "extra"),
+    [
+        ("tensorboard=true", "torch.utils.tensorboard", "tensorboard"),
+        ("mlflow=sqlite:///x.db", "mlflow", "mlflow"),
+    ],
+)
+def test_a_tracker_that_is_not_installed_is_one_line(
+    shop: Any,
+    cli: Cli,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    module: str,
+    extra: str,
 ) -> None:
     """Asked for and missing: told before anything begins, with what to install."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, module, None)
 
-    line = refusal(cli("train", shop.path, "--set", "training.tensorboard=true"))
+    line = refusal(cli("train", shop.path, "--set", f"training.{setting}"))
 
-    assert "pip install 'unirep-feast[tensorboard]'" in line
+    assert f"pip install 'unirep-feast[{extra}]'" in line
     assert shop.runs() == []
 
 

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
 from unirep_feast import __version__
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import TrainingError, one_line
@@ -68,15 +71,16 @@ class MlflowRun:
         uri = spec.training.mlflow
         assert uri is not None  # noqa: S101
         self._mlflow = load_mlflow()
-        self._uri, self._notify = uri, notify
+        self._uri, self._shown, self._notify = uri, _without_password(uri), notify
         self._broken = False
         try:
             self._client = self._mlflow.client(tracking_uri=uri)
             self._id = self._begin(spec, run)
         except Exception as error:
             raise TrainingError(
-                f"training.mlflow: found no MLflow at {uri} ({one_line(error)}), wanted a tracking "
-                "server or sqlite:///FILE; start it with mlflow server, or leave the setting out"
+                f"training.mlflow: found no MLflow at {self._shown} ({self._said(error)}), wanted "
+                "a tracking server or sqlite:///FILE; start it with mlflow server, or leave the "
+                "setting out"
             ) from None
 
     def write(self, record: Record) -> None:
@@ -103,7 +107,9 @@ class MlflowRun:
             return str(known[0].info.run_id)
         tags = {RUN_TAG: run, "unirep.spec": spec.fingerprint(), "unirep.version": __version__}
         id_ = str(self._client.create_run(experiment, run_name=run, tags=tags).info.run_id)
-        settings = spec.model_dump(mode="json", exclude={"folder", "search"})
+        # URLs of databases and servers hold passwords, and decide nothing.
+        private: Any = {"folder": True, "search": True, "catalog": True, "training": {"mlflow"}}
+        settings = spec.model_dump(mode="json", exclude=private)
         parameters = [self._mlflow.parameter(key, text) for key, text in flat(settings)]
         for start in range(0, len(parameters), _PARAMETERS):
             self._client.log_batch(id_, params=parameters[start : start + _PARAMETERS])
@@ -117,9 +123,20 @@ class MlflowRun:
         except Exception as error:  # whatever it is, hours of training are worth more
             self._broken = True
             self._notify(
-                f"MLflow at {self._uri} stopped answering ({one_line(error)}); the training goes "
-                "on, and its records are in log.jsonl of the run"
+                f"MLflow at {self._shown} stopped answering ({self._said(error)}); the training "
+                "goes on, and its records are in log.jsonl of the run"
             )
+
+    def _said(self, error: Exception) -> str:
+        """An error in one line; MLflow's name the whole URI."""
+        return one_line(error).replace(self._uri, self._shown)
+
+
+def _without_password(uri: str) -> str:
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:  # a folder, or a name that MLflow knows
+        return uri
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -105,7 +105,7 @@ class GuimObjective(nn.Module):
         return attended_vectors(cosine, self.settings.attention_scale)
 
     def _masked(self, hidden: Tensor, vectors: Tensor, pairs: Pairs, pool: ItemPool) -> Tensor:
-        """Score masked items by their hidden states (n, D); see :meth:`_against_all`."""
+        """Score masked items by their hidden states (n, D): (n, 1 + K), the positive first."""
         if self.settings.negatives is None:
             each = torch.arange(len(hidden), device=hidden.device)
             return self._against_all(cosines(hidden, vectors), each, pairs, pool)
@@ -114,7 +114,7 @@ class GuimObjective(nn.Module):
         return self.settings.alpha * cosines_at(hidden, vectors, places)
 
     def _matched(self, scores: Tensor, pairs: Pairs, pool: ItemPool) -> Tensor:
-        """Score items after T by scores (B, P) of their users; see :meth:`_against_all`."""
+        """Score items after T by scores (B, P) of their users: (n, 1 + K), the positive first."""
         if self.settings.negatives is None:
             return self._against_all(scores, pairs.rows, pairs, pool)
         places = self._drawn(pairs, pool, self.settings.negatives)
@@ -138,8 +138,7 @@ class GuimObjective(nn.Module):
             pool: the P items.
 
         Returns:
-            (n, 1 + P) scores times alpha, the positive's first, -inf for the user's own items;
-            with K sampled negatives (n, 1 + K).
+            (n, 1 + P) scores times alpha, the positive's first, -inf for the user's own items.
         """
         positive = pool.places(pairs.codes)[:, None]  # (n, 1)
         rest = scores[at].masked_fill(pool.own[pairs.rows], -torch.inf)
