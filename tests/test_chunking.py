@@ -107,6 +107,7 @@ def test_every_row_is_in_one_chunk(world: World) -> None:
     ("lengths", "provides"),
     [
         ([5, 200] * 8, {"batch_independent"}),  # too few rows
+        ([1, 30] * 16, {"batch_independent"}),  # too few cells
         ([50] * 64, {"batch_independent"}),  # nothing to save
         ([0] * 64, {"batch_independent"}),  # nothing at all
         (RAGGED, set()),  # not declared

@@ -16,8 +16,10 @@ from unirep_feast.gathering import gather_rows
 from unirep_feast.objective import Losses, Views
 
 _CHUNKS = 4
-#: A split must save this share of the padded cells to pay for its extra calls.
+#: A split must save this share of the padded cells to pay for its extra calls,
 _WORTH = 0.2
+#: and a chunk hold about so many of them: a call costs what a few hundred cells do.
+_CELLS = 1024
 
 
 class EncoderFailed(Exception):  # noqa: N818 - it carries an error past the objective
@@ -96,11 +98,12 @@ class ChunkedEncoder:
     def _groups(self, batch: SequenceBatch) -> list[tuple[Tensor, int]] | None:
         """Split rows into chunks of similar length, or None where that would not pay."""
         rows = len(batch)
-        if self._chunks == 1 or rows < 8 * self._chunks:
+        count = min(self._chunks, rows * batch.width // _CELLS)
+        if count < 2 or rows < 8 * self._chunks:
             return None
         lengths, order = torch.sort(batch.lengths, stable=True)
         groups = []
-        for chunk in torch.tensor_split(torch.arange(rows, device=lengths.device), self._chunks):
+        for chunk in torch.tensor_split(torch.arange(rows, device=lengths.device), count):
             width = bucket_width(int(lengths[chunk[-1]]), batch.width)
             groups.append((order[chunk], width))
         cells = sum(len(chunk) * width for chunk, width in groups)

@@ -16,6 +16,7 @@ from unirep_feast.testing.recipe import module_of
 from unirep_feast_userbert.aggregators import Aggregator
 from unirep_feast_userbert.attention import AttentivePooling, SelfAttention
 from unirep_feast_userbert.config import PRESETS, EncoderSettings
+from unirep_feast_userbert.context import Context
 
 
 def test_an_explicit_setting_replaces_a_part_of_its_preset() -> None:
@@ -107,6 +108,23 @@ def test_aggregators_equal_a_loop(kind: str) -> None:
             weights = torch.tensor(a).double().softmax(0)
             wanted = sum(w * h for w, h in zip(weights, own, strict=True))
         assert torch.allclose(found[row], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("context", ["attention", "gru", "cnn"])
+def test_the_latest_place_alone_equals_that_of_all_places(context: str) -> None:
+    """What nobody asks for is not computed; values and gradients stay, empty rows are zeros."""
+    torch.manual_seed(0)
+    settings = EncoderSettings(dim=8, heads=2, dropout=0, context=context, layers=2)  # type: ignore[arg-type]
+    layers = Context(settings).double()
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 0])[:, None]
+    x = (torch.randn(4, 6, 8).double() * mask[:, :, None]).requires_grad_()
+    found, wanted = layers.last(x, mask), layers(x, mask)
+    picked = torch.stack([wanted[0, 5], wanted[1, 2], wanted[2, 0], torch.zeros(8).double()])
+
+    torch.testing.assert_close(found, picked)
+    assert not found[3].any()
+    one, all_ = (torch.autograd.grad(y.square().sum(), x)[0] for y in (found, picked))
+    torch.testing.assert_close(one, all_)
 
 
 def test_attention_has_right_gradients_beside_empty_rows() -> None:

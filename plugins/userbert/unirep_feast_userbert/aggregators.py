@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from unirep_feast_userbert.attention import AttentivePooling
 from unirep_feast_userbert.config import AggregatorKind
+from unirep_feast_userbert.context import latest
 
 
 class Aggregator(nn.Module):
@@ -39,5 +40,4 @@ class Aggregator(nn.Module):
             lowest = torch.finfo(hidden.dtype).min
             best = hidden.masked_fill(~mask[:, :, None], lowest).amax(1)
             return best.masked_fill(~filled, 0)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, (lengths - 1).clamp(min=0)] * filled
+        return latest(hidden, mask)

@@ -27,11 +27,28 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix the places of each row."""
-        B, L, D = x.shape
+        B, L, _ = x.shape
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return self._mix(q, k, v, mask)
+
+    def at(self, here: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute :meth:`forward` for some places only.
+
+        Shape:
+            here: (B, Q, D), as many places of each row of ``x``; returns (B, Q, D).
+        """
+        B, L, D = x.shape
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(here, weight[:D], bias[:D]).view(B, -1, self.heads, D // self.heads)
+        both = F.linear(x, weight[D:], bias[D:]).view(B, L, 2, self.heads, -1)
+        k, v = both.permute(2, 0, 3, 1, 4)
+        return self._mix(q.transpose(1, 2), k, v, mask)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """(B, h, Q, D / h) queries over keys and values (B, h, L, D / h), to (B, Q, D)."""
         seen = _something(mask)[:, None, None]  # (B, 1, 1, L)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)  # (B, h, L, D / h)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +24,10 @@ class ContextLayer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map a padded batch of rows."""
+
+    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, D) the latest behavior's hidden state alone; zeros where there is no behavior."""
+        return latest(self(x, mask), mask)
 
 
 class Convolution(ContextLayer):
@@ -69,7 +75,16 @@ class Transformer(ContextLayer):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix each row."""
-        x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+        return self._feed(self.attention_norm(x + self.dropout(self.attention(x, mask))))
+
+    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute what is wanted: one query per row, and no other place fed forward."""
+        here = latest(x, mask)[:, None]
+        mixed = self.attention.at(here, x, mask)
+        hidden = self._feed(self.attention_norm(here + self.dropout(mixed)))[:, 0]
+        return hidden * mask.any(1, keepdim=True)
+
+    def _feed(self, x: Tensor) -> Tensor:
         fed = self.outer(F.gelu(self.inner(x)))
         normed: Tensor = self.feed_norm(x + self.dropout(fed))
         return normed
@@ -96,3 +111,18 @@ class Context(nn.Module):
         for layer in self.layers:
             x = layer(x, mask) * mask[:, :, None]
         return x
+
+    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) behaviors to (B, D), what the latest of them is in :meth:`forward`."""
+        *before, final = self.layers
+        for layer in before:
+            x = layer(x, mask) * mask[:, :, None]
+        hidden: Tensor = cast(ContextLayer, final).last(x, mask)
+        return hidden
+
+
+def latest(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, D) padded rows to (B, D), the last place of each; zeros where nothing stands."""
+    lengths = mask.sum(1)
+    rows = torch.arange(len(x), device=x.device)
+    return x[rows, (lengths - 1).clamp(min=0)] * (lengths > 0)[:, None]

@@ -57,6 +57,9 @@ class UserBertEncoder(nn.Module):
         back = batch.lengths[batch.rows] - 1 - batch.steps
         embedded = self.behaviors(batch.codes) + self.places(back)  # (N, D)
         x = batch.pad(self.dropout(embedded))  # (B, T, D)
+        if not steps and self.aggregator.kind == "last":
+            # Nobody asks for the other places: a transformer's last layer is spared them.
+            return Encoded(self.context.last(x, batch.mask)[:, None])
         hidden = self.context(x, batch.mask)
         users = self.aggregator(hidden, batch.mask)
         return Encoded(users[:, None], batch.unpad(hidden) if steps else None)
