@@ -19,9 +19,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
 quickstart: install
 	$(BIN)/python examples/quickstart.py $(if $(EVENTS),--events $(EVENTS))
 
-# A worker per core, one thread each; whole files, because a file's tests share what they trained.
+# A worker per core, one thread each; whole files, because a file's tests share what they trained,
+# in the order of conftest.py: xdist would start those of many tests first, which are not the long ones.
 test: install docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -29,8 +29,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests that take minutes as well")
 
 
+#: Files of minutes. A worker gets whole files, so the longest must not be the last to start.
+LONGEST = ("test_tutorial.py", "test_quickstart.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is slow unless asked for, and what needs a GPU where there is none."""
+    """Put long files first; skip what is slow unless asked for, and GPU tests without a GPU."""
+    items.sort(
+        key=lambda item: (item.path.name not in LONGEST, "integration" not in item.path.parts)
+    )
     slow = [item for item in items if item.get_closest_marker("slow")]
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not config.getoption("--slow", default=False):
