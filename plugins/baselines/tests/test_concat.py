@@ -76,6 +76,28 @@ def test_blocks_weigh_the_same_in_a_cosine(world: World) -> None:
     assert squares == pytest.approx([squares[0]] * 3, rel=1e-3)
 
 
+@pytest.mark.parametrize("normalise", ["block", "number", "none"])
+def test_item_vectors_score_as_their_member_does(world: World, normalise: str) -> None:
+    """A product with the concatenation's items is the member's own score, up to one factor."""
+    member = {**BAG, "items": True, "normalise": normalise}
+    alone = registered("baselines.tfidf", settings={"encoder": {"dim": 6}}).build(world.past)
+    encoder = build(world, RHYTHM, member)
+    batch = world.past.histories(torch.nonzero(world.past.lengths).flatten())
+    codes = torch.arange(3, len(world.past.items))
+    found = encoder(batch).users[:, 0] @ encoder.embed_items(codes).T
+    wanted = alone.encoder(batch).users[:, 0] @ F.normalize(alone.encoder.embed_items(codes)).T
+
+    assert "items" in encoder.provides
+    torch.testing.assert_close(found / found.std(), wanted / wanted.std(), atol=1e-4, rtol=1e-4)
+
+
+def test_without_members_that_give_items_there_are_none(world: World) -> None:
+    """Then nothing is published for items; a member that has none cannot give them."""
+    assert "items" not in build(world, RHYTHM, BAG).provides
+    with pytest.raises(SpecError, match=r"member rhythm: .* found one without item vectors"):
+        build(world, BAG, {**RHYTHM, "items": True})
+
+
 def test_a_member_does_not_depend_on_the_others(world: World) -> None:
     """Neither its weights nor its draws: a block is the same beside whomever it stands."""
     one, two = build(world, LEARNT, equal=False), build(world, BAG, RHYTHM, LEARNT, equal=False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
 from unirep_feast.encoder import Encoded, Encoder
+from unirep_feast.errors import SpecError
 from unirep_feast.hookspecs import Fit
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.members import build_members, clip, fit_members, widest
@@ -24,8 +26,11 @@ class ConcatEncoder(Untrained):
     """The vectors of several encoders one behind the other, each block normalised.
 
     A member sees what its own window shows of the widest window of all. A user without an event in
-    a member's window has zeros, the mean, in its block. Members are fitted in ``prepare`` and
-    frozen; which numbers are whose stands in :attr:`blocks`.
+    a member's window has zeros in its block. Members are fitted in ``prepare`` and frozen; which
+    numbers are whose stands in :attr:`blocks`.
+
+    An item's vector has, in the block of each member with ``items``, the member's own vector of
+    length one, and zeros elsewhere: its dot product with a user's vector sums the members' scores.
 
     Args:
         vocabulary: that of the fit.
@@ -40,6 +45,8 @@ class ConcatEncoder(Untrained):
         self, vocabulary: Vocabulary, settings: ConcatSettings, prepared: Mapping[str, Tensor]
     ) -> None:
         encoders = build_members(settings.members, vocabulary, prepared)
+        self.item_members = [member.name for member in settings.members if member.items]
+        _check_items({name: encoders[name] for name in self.item_members})
         widths = {name: one.num_vectors * one.dim for name, one in encoders.items()}
         super().__init__(sum(widths.values()))
         self.members = nn.ModuleDict(
@@ -50,7 +57,9 @@ class ConcatEncoder(Untrained):
         self.window = widest([one.window for one in encoders.values()])
         self.depends_on_as_of = any(one.depends_on_as_of for one in encoders.values())
         shared = all("batch_independent" in one.provides for one in encoders.values())
-        self.provides = frozenset({"batch_independent"} if shared else ())
+        self.provides = frozenset(
+            ["batch_independent"] * shared + ["items"] * bool(self.item_members)
+        )
         self.blocks: dict[str, tuple[int, int]] = {}
         end = 0
         for name, width in widths.items():
@@ -79,6 +88,19 @@ class ConcatEncoder(Untrained):
             centre, scale = (getattr(self, f"{name}_{what}") for what in ("centre", "scale"))
             parts.append((vectors - centre) / scale * there[:, None])
         return Encoded(torch.cat(parts, 1)[:, None])
+
+    def embed_items(self, codes: Tensor) -> Tensor:
+        """Return (n, D) vectors of (n,) codes; zeros in blocks of members without ``items``."""
+        if not self.item_members:
+            return super().embed_items(codes)
+        found = self.get_buffer(f"{self.item_members[0]}_scale").new_zeros(len(codes), self.dim)
+        for name in self.item_members:
+            start, stop = self.blocks[name]
+            scale = self.get_buffer(f"{name}_scale")
+            unit = F.normalize(self.encoders[name].embed_items(codes).float(), dim=1)
+            # Divided users times multiplied items: the member's own score, on the block's scale.
+            found[:, start:stop] = unit * (scale / scale.mean())
+        return found
 
     def block(self, name: str, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """A member's own vectors, (B, K * D) float32, and (B,) bool, who is in its window."""
@@ -109,6 +131,8 @@ def prepare_concat(
                 moments.add(vectors[there])
     for member in settings.members:
         centre, scale = sums[member.name].normaliser(member)
+        if member.items:
+            centre = torch.zeros_like(centre)
         if settings.equal and member.normalise != "none":
             scale = scale * (len(scale) / mean_width) ** 0.5
         prepared[f"{member.name}.centre"] = centre.float()
@@ -140,6 +164,20 @@ class _Moments:
         deviation = variance.sqrt()
         # What never varies stays as it is, instead of exploding where it once does.
         return centre, torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+
+
+def _check_items(encoders: Mapping[str, Encoder]) -> None:
+    for name, encoder in encoders.items():
+        if "items" not in encoder.provides:
+            found = "one without item vectors"
+        elif encoder.num_vectors != 1:
+            found = f"{encoder.num_vectors} vectors per user"
+        else:
+            continue
+        raise SpecError(
+            f"member {name}",
+            [f"`items: true` wants an encoder with item vectors and one vector, found {found}"],
+        )
 
 
 def _module(encoder: Encoder) -> nn.Module:

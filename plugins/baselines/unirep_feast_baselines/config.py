@@ -170,6 +170,11 @@ class ConcatMember(MemberConfig):
         description="mean 0 for every number, and deviation 1 over the whole block, or (number) of "
         "every number; none: as they come",
     )
+    items: bool = Field(
+        False,
+        description="its item vectors are the concatenation's too, in its block; numbers then keep "
+        "their origin, as scores would move otherwise. It must have one vector per user",
+    )
 
 
 class ConcatSettings(_Settings):
