@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unirep_feast.evaluation.config import EvaluationConfig, Probe
@@ -20,20 +21,29 @@ _APPLY: dict[str, frozenset[Probe]] = {
 }
 _APPLY_ELSE: frozenset[Probe] = frozenset({"logistic", "mlp", "boosting", "fine_tune"})
 
+#: They look at numbers alone, and so can look at some of them.
+_OF_NUMBERS: frozenset[Probe] = frozenset({"logistic", "mlp", "boosting", "neighbors"})
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """One cell."""
+    """One cell; with a ``block``, of that part of the vectors alone."""
 
     probe: Probe
     fraction: float
     seed: int
     control: bool = False
+    block: str = ""
+
+    @property
+    def name(self) -> str:
+        """What rows call the probe, such as ``logistic`` or, of a block, ``logistic:rhythm``."""
+        return f"{self.probe}:{self.block}" if self.block else self.probe
 
     @property
     def key(self) -> str:
         """Its name in the result file."""
-        return cell_key(self.probe, self.fraction, self.seed, self.control)
+        return cell_key(self.name, self.fraction, self.seed, self.control)
 
 
 def wanted_cells(
@@ -42,6 +52,7 @@ def wanted_cells(
     items: bool = True,
     tunable: bool = False,
     control: bool = False,
+    blocks: Sequence[str] = (),
 ) -> list[Wanted]:
     """All cells of a task, those with all labels and the first seed first.
 
@@ -51,6 +62,8 @@ def wanted_cells(
         items: whether the representation has item vectors.
         tunable: whether its encoder can be fine-tuned to the task.
         control: also with shuffled labels.
+        blocks: of the representation's vectors; each is probed alone, too, since a model may take
+            the one it needs.
     """
     task, problem = made.loaded.config, made.loaded.task.problem
     asked = task.probes or config.probes
@@ -67,7 +80,9 @@ def wanted_cells(
             fixed = probe in UNTRAINED or (probe in DETERMINISTIC and fraction == 1)
             if probe in UNTRAINED and fraction < 1:
                 continue
-            cells += [Wanted(probe, fraction, seed) for seed in range(1 if fixed else config.seeds)]
+            parts = ["", *blocks] if config.blocks and probe in _OF_NUMBERS else [""]
+            for seed in range(1 if fixed else config.seeds):
+                cells += [Wanted(probe, fraction, seed, block=part) for part in parts]
     cells.sort(key=lambda cell: (-cell.fraction, cell.seed))
     if control:
         kept = [probe for probe in probes if probe != "fine_tune"]

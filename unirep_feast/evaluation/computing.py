@@ -17,7 +17,7 @@ from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.results import Cells, Row
 from unirep_feast.evaluation.scoring import score
-from unirep_feast.evaluation.subject import Subject, probe_data
+from unirep_feast.evaluation.subject import Subject, only_block, probe_data
 from unirep_feast.splits import hash_ids
 
 #: Of the shuffle of labels in a control.
@@ -63,6 +63,8 @@ def compute(
         chosen, asked = _with_fraction(data, ids, cell), subject
         if cell.control:
             chosen, asked = _shuffled(chosen, subject, cell.seed)
+        if cell.block:
+            chosen = only_block(chosen, subject, cell.block)
         scored = score(config, chosen, asked, cell, made.loaded.task.metrics)
         seconds = time.perf_counter() - started
         cells.rows[cell.key] = [
@@ -118,7 +120,7 @@ def _row(
         loaded.config.name,
         loaded.config.kind,
         format_instant(loaded.cut_off),
-        cell.probe,
+        cell.name,
         cell.fraction,
         cell.seed,
         split,

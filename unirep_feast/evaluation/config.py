@@ -117,6 +117,9 @@ class EvaluationConfig(Frozen):
     label_fractions: tuple[float, ...] = Field((1.0,), min_length=1)
     seeds: int = Field(3, ge=1, description="of probes and label subsets")
     training_seeds: int = Field(1, ge=1, description="runs per representation")
+    blocks: bool = Field(
+        True, description="where a vector has named blocks, probe each of them alone, too"
+    )
     mlp: MlpConfig = MlpConfig()
     logistic: LogisticConfig = LogisticConfig()
     boosting: BoostingConfig = BoostingConfig()

@@ -164,7 +164,10 @@ class _Evaluation:
         cells = self.folder.cells(run.name, run.run.id, task.name, key)
         space = item_space(run, made, self.log)
         tunable = can_fine_tune(run, made)
-        wanted = wanted_cells(self.config, made, space is not None, tunable, self.options.control)
+        blocks = run.manifest.blocks
+        whole = (self.config, made, space is not None, tunable, self.options.control)
+        wanted = wanted_cells(*whole, tuple(blocks))
+        self.total += len(wanted) - len(wanted_cells(*whole))  # not foreseen: blocks are the run's
         missing = missing_cells(cells, wanted)
         self.done += len(wanted) - len(missing)
         self._advance(f"{run.name}: {task.name}")
@@ -172,7 +175,7 @@ class _Evaluation:
             users = self.log.users.take(pa.array(made.examples.users))
             features, known = repo.fetch(users, made.examples.as_of)
             tune = fine_tuner(self.config, run, made, self.log, self.telling.reader_of)
-            subject = Subject(features, known, space, tune)
+            subject = Subject(features, known, space, tune, blocks)
             leaks = run.leaks(min(made.loaded.times))
             about = About(self.config.name, run.name, run.run.id, run.run_seed, leaks)
             found = compute(self.config, made, subject, self.log.users, missing, cells, about)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unirep_feast.blocks import Blocks
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.candidates import Trained
 from unirep_feast.evaluation.examples import SplitExamples
@@ -30,12 +31,14 @@ class Subject:
         known: (n,) bool.
         items: its item vectors, if it has any.
         fine_tune: trains the encoder itself.
+        blocks: where each named part of the K · D numbers begins and ends; mostly none.
     """
 
     features: np.ndarray
     known: np.ndarray
     items: ItemSpace | None
     fine_tune: FineTune | None
+    blocks: Blocks = field(default_factory=dict)
 
     def item_scores(self, items: np.ndarray | None) -> np.ndarray:
         """(n,) how near the item that was shown is to the user; 0 where either has no vector."""
@@ -76,6 +79,13 @@ def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | N
     return ItemSpace(
         lined.astype(np.float32), known, run.spec.view.metric, run.manifest.num_vectors
     )
+
+
+def only_block(data: ProbeData, subject: Subject, name: str) -> ProbeData:
+    """One block of the vectors, beside what a probe is given that is no part of them."""
+    start, stop = subject.blocks[name]
+    beside = data.features[:, subject.features.shape[1] :]
+    return replace(data, features=np.concatenate((data.features[:, start:stop], beside), axis=1))
 
 
 def probe_data(made: SplitExamples, subject: Subject) -> ProbeData:
