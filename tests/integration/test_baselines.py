@@ -114,7 +114,7 @@ def test_universal_names_its_blocks(repo: Path) -> None:
     view = FeatureStore(str(repo)).get_feature_view("universal")
     blocks = blocks_of(view)
 
-    assert list(blocks) == ["lifetime", "rhythm", "taste", "factors"]
+    assert list(blocks) == ["lifetime", "rhythm", "taste", "factors", "company"]
     ends = [0, *(stop for _, stop in blocks.values())]
     assert [start for start, _ in blocks.values()] == ends[:-1]
     width = pq.read_table(snapshot(repo, "universal", LATER))["vector"][0]
