@@ -36,7 +36,7 @@ from unirep_feast.trio import Trio, build_trio, choose
 
 SETTINGS: dict[str, Any] = {
     "encoder": {"preset": "bert4rec", "dim": 32, "heads": 4, "query": 32, "max_events": 30},
-    "pretraining": {"batch_size": 32, "learning_rate": 0.003, "max_steps": 300, "validation": 0},
+    "pretraining": {"batch_size": 32, "learning_rate": 0.003, "max_steps": 1000, "validation": 0},
     "finetuning": {
         "batch_size": 64,
         "learning_rate": 0.001,
@@ -91,7 +91,7 @@ def pretrain(task: Task, parts: dict[str, Any], seed: int) -> State:
     """Train on events without labels; returns the encoder's weights."""
     torch.manual_seed(seed)
     trio = trio_of(task, parts)
-    for _ in Trainer(trio, task.past, _training("pretraining", seed)).run():
+    for _ in Trainer(trio, task.past, training_of("pretraining", seed)).run():
         pass
     assert isinstance(trio.encoder, nn.Module)
     return trio.encoder.state_dict()
@@ -108,7 +108,7 @@ def finetune(task: Task, share: float, seed: int, weights: State | None) -> dict
     assert isinstance(trio.encoder, nn.Module)
     if weights is not None:
         trio.encoder.load_state_dict(weights)
-    trainer = Trainer(trio, task.log, _training("finetuning", seed))
+    trainer = Trainer(trio, task.log, training_of("finetuning", seed))
     last = next(record for record in trainer.run() if record.kind == "end")
     tested = {"name": part, "settings": {"path": str(task.test)}}
     trio.sampler = trio_of(task, {"objective": {"name": part}, "sampler": tested}).sampler
@@ -124,7 +124,7 @@ def finetune(task: Task, share: float, seed: int, weights: State | None) -> dict
     }
 
 
-def _training(name: str, seed: int) -> TrainingConfig:
+def training_of(name: str, seed: int) -> TrainingConfig:
     return TrainingConfig(seed=seed, device="cpu", threads=1, **SETTINGS[name])
 
 

@@ -1,0 +1,183 @@
+"""Write what `make evaluate` found into RESULTS.md, and what it says of papers and baselines.
+
+    python benchmarks/leaderboard.py     # reads what lies in examples/evaluation/*/data
+
+Of every data set a table of all representations and tasks, and three counts: on how many tasks the
+best paper leads every baseline, where a paper is behind an encoder of random weights, on how many
+tasks `universal` is at or above the best single producer. Figures are kept in
+benchmarks/results/leaderboard.json, so that a table outlives the folder of the evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+from measuring import ROOT
+
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+KEPT = ROOT / "benchmarks" / "results" / "leaderboard.json"
+BEGIN, END = "<!-- leaderboard: begin (written by leaderboard.py) -->", "<!-- leaderboard: end -->"
+DATA_SETS = ("online-retail", "ml-1m", "dunnhumby")
+
+PAPERS = ("clue", "guim", "icl", "lurm", "userbert")
+UNTRAINED = ("random_init", "random_init_gru")
+UNIVERSAL = "universal"
+#: Differences with a larger p are not told apart.
+SIGNIFICANT = 0.05
+
+Board = dict[str, Any]
+
+
+def main() -> None:
+    kept: dict[str, Board] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for name in DATA_SETS:
+        folder = ROOT / "examples" / "evaluation" / name / "data" / "evaluation" / name
+        path = folder / "leaderboard.json"
+        if path.exists():
+            kept[name] = board_of(json.loads(path.read_text()))
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    boards = [kept[name] for name in DATA_SETS if name in kept]
+    text = RESULTS.read_text()
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    sections = "\n".join(section(board) for board in boards)
+    RESULTS.write_text(f"{before}{BEGIN}\n\n{sections}\n{after}")
+    print(f"{len(boards)} tables in {RESULTS}, figures in {KEPT}")
+
+
+def board_of(document: dict[str, Any]) -> Board:
+    """What is told of an evaluation: figures with all labels, and who differs from whom."""
+    whole = [e for e in document["leaderboard"] if e["label_fraction"] == 1]
+    figures: dict[str, dict[str, Any]] = {}
+    for entry in whole:
+        shown = {key: entry[key] for key in ("mean", "std", "probe", "best")}
+        figures.setdefault(entry["representation"], {})[entry["task"]] = shown
+    return {
+        "name": document["name"],
+        "created": document["created"],
+        "seconds": document["seconds"],
+        "tasks": {
+            task["name"]: {
+                "metric": task["metric"],
+                "chance": task["chance"][task["metric"]],
+                "test": task["test"],
+            }
+            for task in document["tasks"]
+        },
+        "train_seconds": {r["name"]: r["train_seconds"] for r in document["representations"]},
+        "figures": figures,
+        "p_values": {
+            f"{pair['task']}: {pair['first']}, {pair['second']}": pair["p_value"]
+            for pair in document["pairs"]
+            if pair["label_fraction"] == 1
+        },
+    }
+
+
+def section(board: Board) -> str:
+    """A data set's table and what it comes to."""
+    figures, tasks = board["figures"], board["tasks"]
+    ranks = {name: _mean_rank(name, figures, tasks) for name in figures}
+    head = "| | mean rank | " + " | ".join(f"{t}, {tasks[t]['metric']}" for t in tasks) + " |"
+    lines = [f"### {board['name']}, {board['created'][:10]}", "", head]
+    lines.append("|---" * (2 + len(tasks)) + "|")
+    for name in sorted(ranks, key=lambda name: ranks[name]):
+        cells = [_cell(figures[name].get(task)) for task in tasks]
+        lines.append(f"| {name} | {ranks[name]:.1f} | " + " | ".join(cells) + " |")
+    chance = " | ".join(f"{task['chance']:.3f}" for task in tasks.values())
+    lines += [f"| *knowing nothing* | | {chance} |", ""]
+    return "\n".join([*lines, *papers(board), *untrained(board), *universal(board), ""])
+
+
+def papers(board: Board) -> list[str]:
+    """On how many tasks the best paper leads every baseline."""
+    baselines = [n for n in board["figures"] if n not in (*PAPERS, UNIVERSAL)]
+    won, lost = _duel(board, [n for n in PAPERS if n in board["figures"]], baselines)
+    return [
+        f"- **The best paper is ahead of every baseline on {len(won)} of {len(won) + len(lost)} "
+        f"tasks**{_listed('ahead', won)}{_listed('behind', lost)}."
+    ]
+
+
+def untrained(board: Board) -> list[str]:
+    """Where a paper is behind an encoder with random weights."""
+    behind = []
+    figures = board["figures"]
+    for task, paper, other in product(board["tasks"], PAPERS, UNTRAINED):
+        if paper not in figures or other not in figures:
+            continue
+        mine, theirs = figures[paper][task]["mean"], figures[other][task]["mean"]
+        if theirs > mine:
+            p = board["p_values"].get(f"{task}: {other}, {paper}", 1.0)
+            mark = "" if p < SIGNIFICANT else ", not significantly"
+            behind.append(f"{paper} on {task} ({mine:.3f}, {other} {theirs:.3f}{mark})")
+    told = "; ".join(behind) if behind else "nowhere"
+    return [f"- Papers behind an encoder of random weights: {told}."]
+
+
+def universal(board: Board) -> list[str]:
+    """Where `universal` is at or above the best single producer, and where it is told from it."""
+    if UNIVERSAL not in board["figures"]:
+        return []
+    singles = [name for name in board["figures"] if name != UNIVERSAL]
+    won, lost = _duel(board, [UNIVERSAL], singles)
+    far = []
+    for task, _, theirs in lost:
+        if board["p_values"].get(f"{task}: {theirs[0]}, {UNIVERSAL}", 1.0) < SIGNIFICANT:
+            far.append(task)
+    return [
+        f"- `universal` is at or above the best single producer on {len(won)} of "
+        f"{len(won) + len(lost)} tasks, and significantly below it on {len(far)}"
+        f"{' (' + ', '.join(far) + ')' if far else ''}{_listed('below', lost)}."
+    ]
+
+
+Outcome = tuple[str, tuple[str, float], tuple[str, float]]
+
+
+def _duel(board: Board, ours: list[str], others: list[str]) -> tuple[list[Outcome], list[Outcome]]:
+    """Tasks on which the best of ours is at or above the best of the others, and the rest."""
+    won: list[Outcome] = []
+    lost: list[Outcome] = []
+    for task in board["tasks"]:
+        best = [
+            max(
+                ((name, board["figures"][name][task]["mean"]) for name in names),
+                key=lambda pair: pair[1],
+            )
+            for names in (ours, others)
+        ]
+        # Equal to four digits is equal: a block is the producer's own vector, scaled.
+        ahead = round(best[0][1], 4) >= round(best[1][1], 4)
+        (won if ahead else lost).append((task, best[0], best[1]))
+    return won, lost
+
+
+def _listed(word: str, outcomes: list[Outcome]) -> str:
+    if not outcomes:
+        return ""
+    told = (
+        f"{task} ({mine[0]} {mine[1]:.3f}, {theirs[0]} {theirs[1]:.3f})"
+        for task, mine, theirs in outcomes
+    )
+    return f"; {word}: " + ", ".join(told)
+
+
+def _mean_rank(name: str, figures: dict[str, Any], tasks: dict[str, Any]) -> float:
+    ranks = []
+    for task in tasks:
+        values = [one[task]["mean"] for one in figures.values() if task in one]
+        ranks.append(1 + sum(value > figures[name][task]["mean"] for value in values))
+    return sum(ranks) / len(ranks)
+
+
+def _cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    text = f"{entry['mean']:.3f}" + (f" ± {entry['std']:.3f}" if entry["std"] >= 0.0005 else "")
+    return f"**{text}**" if entry["best"] else text
+
+
+if __name__ == "__main__":
+    main()
