@@ -92,8 +92,11 @@ def section(board: Board) -> str:
 
 def papers(board: Board) -> list[str]:
     """On how many tasks the best paper leads every baseline."""
-    baselines = [n for n in board["figures"] if n not in (*PAPERS, UNIVERSAL)]
-    won, lost = _duel(board, [n for n in PAPERS if n in board["figures"]], baselines)
+    ours = [name for name in PAPERS if name in board["figures"]]
+    baselines = [name for name in board["figures"] if name not in (*PAPERS, UNIVERSAL)]
+    if not ours or not baselines:
+        return ["- No paper was put to these tasks yet, or no baseline."]
+    won, lost = _duel(board, ours, baselines)
     return [
         f"- **The best paper is ahead of every baseline on {len(won)} of {len(won) + len(lost)} "
         f"tasks**{_listed('ahead', won)}{_listed('behind', lost)}."
@@ -102,6 +105,8 @@ def papers(board: Board) -> list[str]:
 
 def untrained(board: Board) -> list[str]:
     """Where a paper is behind an encoder with random weights."""
+    if not set(PAPERS) & set(board["figures"]):
+        return []
     behind = []
     figures = board["figures"]
     for task, paper, other in product(board["tasks"], PAPERS, UNTRAINED):
