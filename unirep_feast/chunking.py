@@ -98,8 +98,10 @@ class ChunkedEncoder:
     def _groups(self, batch: SequenceBatch) -> list[tuple[Tensor, int]] | None:
         """Split rows into chunks of similar length, or None where that would not pay."""
         rows = len(batch)
+        if self._chunks == 1 or rows < 8 * self._chunks:
+            return None
         count = min(self._chunks, rows * batch.width // _CELLS)
-        if count < 2 or rows < 8 * self._chunks:
+        if count < 2:
             return None
         lengths, order = torch.sort(batch.lengths, stable=True)
         groups = []
