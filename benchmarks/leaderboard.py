@@ -104,14 +104,15 @@ def papers(board: Board) -> list[str]:
 
 
 def untrained(board: Board) -> list[str]:
-    """Where a paper is behind an encoder with random weights."""
+    """Where a paper is behind the better of the encoders with random weights."""
     if not set(PAPERS) & set(board["figures"]):
         return []
-    behind = []
-    figures = board["figures"]
-    for task, paper, other in product(board["tasks"], PAPERS, UNTRAINED):
-        if paper not in figures or other not in figures:
+    figures, behind = board["figures"], []
+    for task, paper in product(board["tasks"], PAPERS):
+        others = [name for name in UNTRAINED if name in figures]
+        if paper not in figures or not others:
             continue
+        other = max(others, key=lambda name: figures[name][task]["mean"])
         mine, theirs = figures[paper][task]["mean"], figures[other][task]["mean"]
         if theirs > mine:
             p = board["p_values"].get(f"{task}: {other}, {paper}", 1.0)
