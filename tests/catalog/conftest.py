@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from unirep_feast.catalog import Catalog
 from unirep_feast.catalog.models import Base, Run
+
+#: Examples share a database: each empties it first.
+settings.register_profile(
+    "shared database",
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirep_feast.catalog import Catalog
@@ -17,19 +17,7 @@ from unirep_feast.errors import CatalogError
 RUN_IDS = st.from_regex(r"[aA1][aA_.-]{0,4}", fullmatch=True)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
-#: Examples share a database: each empties it first.
-shared = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-def snap(catalog: Catalog, run_id: str, as_of: int, checksum: str = "c", **more: Any) -> Any:
-    sizes = {"rows": 3, "num_vectors": 2, "dim": 8}
-    return catalog.add_snapshot(
-        run_id, as_of=as_of, path=f"{as_of}.parquet", checksum=checksum, **sizes, **more
-    )
+shared = settings(settings.get_profile("shared database"))
 
 
 def test_a_run_is_read_back_as_it_was_recorded(catalog: Catalog, start: Any) -> None:
@@ -80,7 +68,9 @@ def test_instants_keep_every_microsecond(
     """Any 64-bit microsecond survives as the end of training and as the moment of a snapshot."""
     empty(catalog)
     start(catalog, "one", trained_until=moment)
-    snap(catalog, "one", moment)
+    catalog.add_snapshot(
+        "one", as_of=moment, path="x.parquet", checksum="c", rows=3, num_vectors=2, dim=8
+    )
     found = catalog.snapshot("one", moment)
 
     assert catalog.get_run("one").trained_until == moment
@@ -183,7 +173,9 @@ def test_an_ambiguous_prefix_lists_a_few_candidates(catalog: Catalog, start: Any
         lambda catalog: catalog.checkpoints("x"),
         lambda catalog: catalog.snapshots("x"),
         lambda catalog: catalog.add_checkpoint("x", step=1, path="p", checksum="c"),
-        lambda catalog: snap(catalog, "x", 1),
+        lambda catalog: catalog.add_snapshot(
+            "x", as_of=1, path="x.parquet", checksum="c", rows=3, num_vectors=2, dim=8
+        ),
     ],
 )
 def test_an_unknown_run_is_one_line(catalog: Catalog, call: Callable[[Catalog], object]) -> None:

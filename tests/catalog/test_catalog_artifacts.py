@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -16,12 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from unirep_feast.catalog import Catalog, VectorIndex
 from unirep_feast.errors import CatalogError
 
-#: Examples share a database: each empties it first.
-shared = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+shared = settings(settings.get_profile("shared database"))
 
 
 def snap(catalog: Catalog, run_id: str, as_of: int, checksum: str = "c", **more: Any) -> Any:

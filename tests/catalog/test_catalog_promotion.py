@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirep_feast.catalog import Catalog
 from unirep_feast.errors import CatalogError
 
-#: Examples share a database: each empties it first.
-shared = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+shared = settings(settings.get_profile("shared database"))
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8))

@@ -44,13 +44,6 @@ def downgrade():
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    return request.getfixturevalue("postgres_url")
-
-
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
     engine = connect.open_engine(connect.read_url(url), enforce_foreign_keys=False)
@@ -369,7 +362,7 @@ def test_migrations_travel_in_the_wheel() -> None:
     """The build puts the migrations where an installed package looks for them."""
     import tomllib
 
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     included = build["targets"]["wheel"]["force-include"]
 
