@@ -16,24 +16,29 @@ DETERMINISTIC: frozenset[Probe] = frozenset({"logistic", "neighbors", "direct", 
 UNTRAINED: frozenset[Probe] = frozenset({"direct", "index"})
 
 _APPLY: dict[str, frozenset[Probe]] = {
-    "ranking": frozenset({"mlp", "neighbors", "direct", "index"}),
-    "impressions": frozenset({"logistic", "mlp", "boosting", "direct"}),
+    "ranking": frozenset({"mlp", "neighbors", "direct", "index", "blend"}),
+    "impressions": frozenset({"logistic", "mlp", "boosting", "direct", "blend"}),
 }
-_APPLY_ELSE: frozenset[Probe] = frozenset({"logistic", "mlp", "boosting", "fine_tune"})
+_APPLY_ELSE: frozenset[Probe] = frozenset({"logistic", "mlp", "boosting", "fine_tune", "blend"})
 
 #: They look at numbers alone, and so can look at some of them.
 _OF_NUMBERS: frozenset[Probe] = frozenset({"logistic", "mlp", "boosting", "neighbors"})
 
+#: Not blended: they have no scores, or scores that are no probabilities of a click.
+_APART: dict[str, frozenset[Probe]] = {"ranking": frozenset({"index"})}
+_APART_ELSE: frozenset[Probe] = frozenset({"direct"})
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """One cell; with a ``block``, of that part of the vectors alone."""
+    """One cell; with a ``block``, of that part of the vectors alone; a blend has ``members``."""
 
     probe: Probe
     fraction: float
     seed: int
     control: bool = False
     block: str = ""
+    members: tuple[Wanted, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +58,7 @@ def wanted_cells(
     tunable: bool = False,
     control: bool = False,
     blocks: Sequence[str] = (),
+    item_blocks: Sequence[str] = (),
 ) -> list[Wanted]:
     """All cells of a task, those with all labels and the first seed first.
 
@@ -64,6 +70,7 @@ def wanted_cells(
         control: also with shuffled labels.
         blocks: of the representation's vectors; each is probed alone, too, since a model may take
             the one it needs.
+        item_blocks: those of them that item vectors have, too.
     """
     task, problem = made.loaded.config, made.loaded.task.problem
     asked = task.probes or config.probes
@@ -72,7 +79,8 @@ def wanted_cells(
         can -= UNTRAINED
     if not tunable:
         can -= {"fine_tune"}
-    probes = [probe for probe in asked if probe in can]
+    probes = [probe for probe in asked if probe in can and probe != "blend"]
+    blended = "blend" in asked
     fractions = sorted(task.label_fractions or config.label_fractions, reverse=True)
     cells = []
     for fraction in fractions:
@@ -80,15 +88,40 @@ def wanted_cells(
             fixed = probe in UNTRAINED or (probe in DETERMINISTIC and fraction == 1)
             if probe in UNTRAINED and fraction < 1:
                 continue
-            parts = ["", *blocks] if config.blocks and probe in _OF_NUMBERS else [""]
+            parts = [""]
+            if config.blocks:
+                parts += (
+                    blocks if probe in _OF_NUMBERS else item_blocks if probe == "direct" else ()
+                )
             for seed in range(1 if fixed else config.seeds):
                 cells += [Wanted(probe, fraction, seed, block=part) for part in parts]
+    if blended:
+        apart = _APART.get(problem, _APART_ELSE)
+        cells += _blends([cell for cell in cells if cell.probe not in apart])
     cells.sort(key=lambda cell: (-cell.fraction, cell.seed))
     if control:
         kept = [probe for probe in probes if probe != "fine_tune"]
         # Of every probe several: one shuffle may by chance look like the labels.
         cells += [Wanted(probe, 1.0, seed, True) for seed in range(config.seeds) for probe in kept]
     return cells
+
+
+def _blends(cells: Sequence[Wanted]) -> list[Wanted]:
+    """One blend per share of the labels and seed, of the cells that are made with them.
+
+    What no seed changes is there once and blended with all; a single cell needs no blend.
+    """
+    found = []
+    for fraction in {cell.fraction for cell in cells}:
+        mine = [cell for cell in cells if cell.fraction == fraction]
+        names = {cell.name for cell in mine}
+        for seed in {cell.seed for cell in mine}:
+            now = {cell.name: cell for cell in mine if cell.seed == seed}
+            first = {cell.name: cell for cell in mine if cell.seed == 0}
+            members = tuple(now.get(name) or first[name] for name in sorted(names))
+            if len(members) > 1:
+                found.append(Wanted("blend", fraction, seed, members=members))
+    return sorted(found, key=lambda cell: cell.seed)
 
 
 def missing_cells(cells: Cells, wanted: list[Wanted]) -> list[Wanted]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
 from unirep_feast.config import format_instant
+from unirep_feast.evaluation.blending import blend
 from unirep_feast.evaluation.cells import Wanted
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import SplitExamples
 from unirep_feast.evaluation.metrics import higher_is_better
+from unirep_feast.evaluation.predicting import Predicted, predict
 from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.results import Cells, Row
 from unirep_feast.evaluation.scoring import score
@@ -58,23 +60,61 @@ def compute(
     data = probe_data(made, subject)
     ids = users.take(pa.array(made.examples.users))
     cells.ids = np.array(ids.take(pa.array(made.test)).cast(pa.string()).to_pylist())
+    blended = frozenset(member.key for cell in wanted for member in cell.members)
+    probing = _Probing(config, data, subject, ids, made.loaded.task.metrics, blended)
     for cell in wanted:
         started = time.perf_counter()
-        chosen, asked = _with_fraction(data, ids, cell), subject
-        if cell.control:
-            chosen, asked = _shuffled(chosen, subject, cell.seed)
-        if cell.block:
-            chosen = only_block(chosen, subject, cell.block)
-        scored = score(config, chosen, asked, cell, made.loaded.task.metrics)
+        predicted = probing.predicted(cell)
+        scored = score(data, predicted, made.loaded.task.metrics)
         seconds = time.perf_counter() - started
         cells.rows[cell.key] = [
-            _row(made, about, cell, chosen, split, metric, value, seconds)
+            _row(made, about, cell, probing.data_of(cell), split, metric, value, seconds)
             for split, values in scored.values.items()
             for metric, value in values.items()
         ]
         cells.predictions[cell.key] = scored.test
         cells.predictions[f"{cell.key}#resampled"] = scored.resampled
         yield cell
+
+
+@dataclass
+class _Probing:
+    """Fits probes, and keeps what those said that are ``blended`` later.
+
+    Probes are made anew for a blend that a killed evaluation left out: with the same seed they say
+    the same.
+    """
+
+    config: EvaluationConfig
+    data: ProbeData
+    subject: Subject
+    ids: pa.Array
+    metrics: tuple[str, ...]
+    blended: frozenset[str]
+    said: dict[str, Predicted] = field(default_factory=dict)
+
+    def data_of(self, cell: Wanted) -> ProbeData:
+        """What a cell is fitted to, but for a shuffle and a block."""
+        return _with_fraction(self.data, self.ids, cell)
+
+    def predicted(self, cell: Wanted) -> Predicted:
+        """Fit a cell's probe, or blend its members."""
+        if cell.members:
+            members = [self.said.get(m.key) or self._keep(m) for m in cell.members]
+            return blend(self.data_of(cell), members, self.metrics[0])
+        return self._keep(cell)
+
+    def _keep(self, cell: Wanted) -> Predicted:
+        chosen, asked = self.data_of(cell), self.subject
+        if cell.control:
+            chosen, asked = _shuffled(chosen, asked, cell.seed)
+        if cell.block:
+            chosen = only_block(chosen, asked, cell.block)
+            asked = asked.only(cell.block)
+        found = predict(self.config, chosen, asked, cell, self.metrics)
+        if cell.key in self.blended:
+            self.said[cell.key] = found
+        return found
 
 
 def _with_fraction(data: ProbeData, ids: pa.Array, cell: Wanted) -> ProbeData:

@@ -23,8 +23,9 @@ from unirep_feast.errors import SpecError
 
 #: What learns targets from vectors; ``neighbors`` ranks what the nearest training users turned to,
 #: ``direct`` and ``index`` learn nothing and compare a user's
-#: vectors with those of items, ``fine_tune`` goes on training the encoder itself.
-Probe = Literal["logistic", "mlp", "boosting", "neighbors", "direct", "index", "fine_tune"]
+#: vectors with those of items, ``fine_tune`` goes on training the encoder itself, ``blend`` weighs
+#: what the others say.
+Probe = Literal["logistic", "mlp", "boosting", "neighbors", "direct", "index", "fine_tune", "blend"]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 
 

@@ -166,7 +166,8 @@ class _Evaluation:
         tunable = can_fine_tune(run, made)
         blocks = run.manifest.blocks
         whole = (self.config, made, space is not None, tunable, self.options.control)
-        wanted = wanted_cells(*whole, tuple(blocks))
+        item_blocks = Subject(np.empty(0), np.empty(0), space, None, blocks).item_blocks
+        wanted = wanted_cells(*whole, tuple(blocks), item_blocks)
         self.total += len(wanted) - len(wanted_cells(*whole))  # not foreseen: blocks are the run's
         missing = missing_cells(cells, wanted)
         self.done += len(wanted) - len(missing)

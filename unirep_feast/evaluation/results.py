@@ -44,8 +44,9 @@ class Row:
         cut_off: ISO time; features are as of it, labels come after it (where there are several
             as-of times, the first).
         probe: ``logistic``, ``mlp``, ``boosting``, ``direct`` (no probe: nearest item vectors),
-            ``index`` (the same through Annoy), ``fine_tune``; ``constant`` is what knowing nothing
-            of a user comes to. ``logistic:rhythm`` saw the vector's block ``rhythm`` alone.
+            ``index`` (the same through Annoy), ``fine_tune``, ``blend`` (the others, weighed on
+            ``valid``); ``constant`` is what knowing nothing of a user comes to.
+            ``logistic:rhythm`` saw the vector's block ``rhythm`` alone.
         label_fraction: share of the training labels the probe saw, (0, 1].
         seed: of probe and label subset.
         split: ``valid`` (probes are chosen by it) or ``test``.

@@ -56,6 +56,25 @@ class Subject:
             scores[some] = part.score(self.features[some])[np.arange(len(some)), place]
         return scores
 
+    def only(self, block: str) -> Subject:
+        """Its one block, of users and of items."""
+        start, stop = self.blocks[block]
+        space = self.items
+        if space is not None:
+            part = space.vectors[:, start:stop]
+            space = replace(space, vectors=part, known=space.known & part.any(1))
+        return replace(self, features=self.features[:, start:stop], items=space, blocks={})
+
+    @property
+    def item_blocks(self) -> tuple[str, ...]:
+        """The blocks that item vectors have numbers in; none where a user has several vectors."""
+        space = self.items
+        if space is None or space.num_vectors > 1:
+            return ()
+        return tuple(
+            n for n, (start, stop) in self.blocks.items() if space.vectors[:, start:stop].any()
+        )
+
 
 def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
     """Item vectors of a run lined up with a task's candidates; None where it has none."""
