@@ -114,7 +114,7 @@ def test_universal_names_its_blocks(repo: Path) -> None:
     view = FeatureStore(str(repo)).get_feature_view("universal")
     blocks = blocks_of(view)
 
-    assert list(blocks) == ["lifetime", "rhythm", "taste", "factors", "company"]
+    assert list(blocks) == ["lifetime", "future", "rhythm", "taste", "factors", "company"]
     ends = [0, *(stop for _, stop in blocks.values())]
     assert [start for start, _ in blocks.values()] == ends[:-1]
     width = pq.read_table(snapshot(repo, "universal", LATER))["vector"][0]
@@ -162,7 +162,7 @@ def test_time_alone_moves_the_rhythm_and_nothing_else(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("view", "name", "message"),
     [
-        ("universal", "mood", "has no block 'mood'; found lifetime, rhythm, taste, factors"),
+        ("universal", "mood", "has no block 'mood'; found lifetime, future, rhythm, taste"),
         ("tfidf", "taste", "has no block 'taste'; found none: its vectors are of one piece"),
     ],
 )
