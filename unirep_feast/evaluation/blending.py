@@ -18,7 +18,12 @@ from torch import Tensor
 from unirep_feast.evaluation.metrics import higher_is_better, ranked_values
 from unirep_feast.evaluation.predicting import Predicted, ranking
 from unirep_feast.evaluation.probe_data import ProbeData
-from unirep_feast.evaluation.ranking import Score, offsets_of, ranks_of
+from unirep_feast.evaluation.ranking import (
+    Score,
+    by_log_popularity,
+    offsets_of,
+    ranks_of,
+)
 from unirep_feast.evaluation.scoring import measure
 
 _ROUNDS = 10
@@ -36,7 +41,7 @@ def blend(data: ProbeData, members: Sequence[Predicted], metric: str) -> Predict
     """Weigh what probes say on the validation split.
 
     Averaged are probabilities, of a regression numbers, of a ranking scores, which are standardised
-    per row first.
+    per row first; there popularity is a member, too, which needs no vector and is hard to beat.
 
     Args:
         data: targets and splits.
@@ -45,6 +50,7 @@ def blend(data: ProbeData, members: Sequence[Predicted], metric: str) -> Predict
     """
     if data.problem == "ranking":
         scores = [member.score for member in members if member.score is not None]
+        scores.append(by_log_popularity(data.examples))
         return ranking(data, _sum(scores, _ranking_weights(data, scores, metric)))
     outputs = [_comparable(member) for member in members]
     on_valid = [each[data.valid] for each in outputs]

@@ -97,7 +97,8 @@ def wanted_cells(
                 cells += [Wanted(probe, fraction, seed, block=part) for part in parts]
     if blended:
         apart = _APART.get(problem, _APART_ELSE)
-        cells += _blends([cell for cell in cells if cell.probe not in apart])
+        least = 1 if problem == "ranking" else 2  # popularity is a member there
+        cells += _blends([cell for cell in cells if cell.probe not in apart], least)
     cells.sort(key=lambda cell: (-cell.fraction, cell.seed))
     if control:
         kept = [probe for probe in probes if probe != "fine_tune"]
@@ -106,10 +107,10 @@ def wanted_cells(
     return cells
 
 
-def _blends(cells: Sequence[Wanted]) -> list[Wanted]:
+def _blends(cells: Sequence[Wanted], least: int) -> list[Wanted]:
     """One blend per share of the labels and seed, of the cells that are made with them.
 
-    What no seed changes is there once and blended with all; a single cell needs no blend.
+    What no seed changes is there once and blended with all; fewer than ``least`` need no blend.
     """
     found = []
     for fraction in {cell.fraction for cell in cells}:
@@ -119,7 +120,7 @@ def _blends(cells: Sequence[Wanted]) -> list[Wanted]:
             now = {cell.name: cell for cell in mine if cell.seed == seed}
             first = {cell.name: cell for cell in mine if cell.seed == 0}
             members = tuple(now.get(name) or first[name] for name in sorted(names))
-            if len(members) > 1:
+            if len(members) >= least:
                 found.append(Wanted("blend", fraction, seed, members=members))
     return sorted(found, key=lambda cell: cell.seed)
 

@@ -109,6 +109,13 @@ def by_popularity(examples: Examples) -> Score:
     return lambda rows: torch.zeros(len(rows), width)
 
 
+def by_log_popularity(examples: Examples) -> Score:
+    """The same list, with scores: log(1 + events before the cut-off)."""
+    assert examples.popularity is not None  # noqa: S101
+    popularity = torch.from_numpy(examples.popularity).float().log1p()
+    return lambda rows: popularity.expand(len(rows), -1)
+
+
 def by_neighbors(data: ProbeData, number: int) -> Score:
     """Score candidates by what the nearest training users turned to.
 

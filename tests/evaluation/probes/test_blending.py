@@ -18,6 +18,7 @@ from unirep_feast.evaluation.computing import About, compute
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.predicting import Predicted, ranking
 from unirep_feast.evaluation.probe_data import ProbeData
+from unirep_feast.evaluation.ranking import by_popularity, ranks_of
 from unirep_feast.evaluation.results import Cells
 from unirep_feast.evaluation.subject import Subject
 from unirep_feast.task import Examples
@@ -150,6 +151,31 @@ def test_rankings_are_blended_on_one_scale(made: Any) -> None:
     alone = max((1 / (one.ranks(split.test) + 1)).mean() for one in (loud, soft))  # type: ignore[misc]
     assert (1 / (both.ranks(split.test) + 1)).mean() > alone + 0.1
     assert torch.isfinite(both.score(split.test)).all()
+
+
+def test_where_vectors_tell_nothing_popularity_is_left(made: Any) -> None:
+    """A ranking's blend is no worse than the list of what is popular."""
+    n, m = 300, 40
+    draw = np.random.default_rng(2)
+    popularity = (100 * 0.8 ** np.arange(m)).astype(np.float32)
+    examples = Examples(
+        np.arange(n),
+        np.zeros(n, np.int64),
+        np.empty(0, np.float32),
+        candidates=np.arange(m),
+        offsets=np.arange(n + 1),
+        positives=draw.choice(m, n, p=popularity / popularity.sum()),
+        popularity=popularity,
+    )
+    split = made("ranking", ("mrr@10",), examples)
+    data = ProbeData("ranking", np.empty((n, 0)), examples, split.train, split.valid, split.test)
+    noise = draw.normal(size=(n, m)).astype(np.float32)
+    blended = blend(data, [ranking(data, lambda rows: torch.from_numpy(noise[rows]))], "mrr@10")
+
+    assert blended.ranks is not None
+    popular = ranks_of(by_popularity(examples), examples, split.test)
+    assert (blended.ranks(split.test) == popular).mean() > 0.9
+    assert (popular == 0).mean() > 0.1
 
 
 def by_loop(losses: np.ndarray, some: np.ndarray) -> np.ndarray:
