@@ -35,14 +35,17 @@ bench: install
 	bash benchmarks/rivals/setup.sh
 	$(BIN)/python benchmarks/compare.py all
 
-# Every paper and baseline on three data sets; hours, and resumable. See examples/evaluation.
+# Every paper and baseline on three data sets, and shuffled labels as a control; hours, and resumable.
 DATA_SETS := online-retail dunnhumby ml-1m
 evaluate: install
 	for name in $(DATA_SETS); do \
 	  folder=examples/evaluation/$$name; \
 	  $(BIN)/python examples/evaluation/make_specs.py $$name || exit 1; \
 	  $(BIN)/unirep evaluate $$folder/tasks.yaml $$folder/specs/*.yaml $$folder/specs/made/*.yaml || exit 1; \
+	  $(BIN)/unirep evaluate $$folder/tasks.yaml $$folder/specs/made/tfidf.yaml --control \
+	    --work $$folder/data/control || exit 1; \
 	done
+	$(BIN)/python benchmarks/leaderboard.py
 
 # The site, into site/, without a warning or a dead link; and the examples in docstrings, which are run.
 # Those of the README and the tutorial are run by tests/integration/test_readme.py and test_tutorial.py.

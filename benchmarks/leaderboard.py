@@ -4,8 +4,9 @@
 
 Of every data set a table of all representations and tasks, and three counts: on how many tasks the
 best paper leads every baseline, where a paper is behind an encoder of random weights, on how many
-tasks `universal` is at or above the best single producer. Figures are kept in
-benchmarks/results/leaderboard.json, so that a table outlives the folder of the evaluation.
+tasks `universal` is at or above the best single producer; and where probes of shuffled labels come
+out. Figures are kept in benchmarks/results/leaderboard.json, so that a table outlives the folder of
+the evaluation.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def main() -> None:
         path = folder / "leaderboard.json"
         if path.exists():
             kept[name] = board_of(json.loads(path.read_text()))
+        control = folder.parents[1] / "control" / "leaderboard.json"
+        if control.exists():
+            kept[name]["control"] = control_of(json.loads(control.read_text()))
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     boards = [kept[name] for name in DATA_SETS if name in kept]
     text = RESULTS.read_text()
@@ -75,6 +79,18 @@ def board_of(document: dict[str, Any]) -> Board:
     }
 
 
+def control_of(document: dict[str, Any]) -> dict[str, list[float]]:
+    """Of each task what probes of shuffled labels came to, mean over seeds, from least to most."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in document["rows"]:
+        if row["control"] and row["primary"] and row["split"] == "test":
+            found.setdefault(row["task"], {}).setdefault(row["probe"], []).append(row["value"])
+    return {
+        task: sorted(sum(values) / len(values) for values in by_probe.values())
+        for task, by_probe in found.items()
+    }
+
+
 def section(board: Board) -> str:
     """A data set's table and what it comes to."""
     figures, tasks = board["figures"], board["tasks"]
@@ -87,7 +103,8 @@ def section(board: Board) -> str:
         lines.append(f"| {name} | {ranks[name]:.1f} | " + " | ".join(cells) + " |")
     chance = " | ".join(f"{task['chance']:.3f}" for task in tasks.values())
     lines += [f"| *knowing nothing* | | {chance} |", ""]
-    return "\n".join([*lines, *papers(board), *untrained(board), *universal(board), ""])
+    counts = [*papers(board), *untrained(board), *universal(board), *control(board)]
+    return "\n".join([*lines, *counts, ""])
 
 
 def papers(board: Board) -> list[str]:
@@ -136,6 +153,21 @@ def universal(board: Board) -> list[str]:
         f"- `universal` is at or above the best single producer on {len(won)} of "
         f"{len(won) + len(lost)} tasks, and significantly below it on {len(far)}"
         f"{' (' + ', '.join(far) + ')' if far else ''}{_listed('below', lost)}."
+    ]
+
+
+def control(board: Board) -> list[str]:
+    """Where labels dealt out anew come out, beside knowing nothing."""
+    told = [
+        f"{task} {found[0]:.3f} to {found[-1]:.3f} ({board['tasks'][task]['chance']:.3f})"
+        for task, found in board.get("control", {}).items()
+        if task in board["tasks"]
+    ]
+    if not told:
+        return []
+    return [
+        "- Control: TF-IDF with the labels of each split dealt out anew, least and most of its "
+        f"probes (knowing nothing): {', '.join(told)}."
     ]
 
 
