@@ -25,11 +25,12 @@ from measuring import ROOT, data_folder, single_thread
 sys.path.insert(0, str(ROOT / "examples" / "evaluation"))
 from make_specs import write_specs
 
-from unirep_feast.config import load_spec, parse_instant
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import encode, train
 from unirep_feast.snapshot import read_vectors
+from unirep_feast.spec_file import load_spec
 
 RESULTS = ROOT / "benchmarks" / "results" / "baselines.json"
 WORK = ROOT / "benchmarks" / "work" / "baselines"

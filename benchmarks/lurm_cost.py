@@ -231,7 +231,7 @@ def lifetimes(vocabulary: Any, items: Any, users: int, events: int, years: int) 
     import torch
 
     from unirep_feast.batch import FIRST_ITEM
-    from unirep_feast.config import parse_instant
+    from unirep_feast.instants import parse_instant
     from unirep_feast.sequences import Sequences
 
     generator = torch.Generator().manual_seed(1)

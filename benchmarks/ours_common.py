@@ -6,11 +6,12 @@ from typing import Any
 
 import measuring
 
-from unirep_feast.config import RepresentationSpec, parse_spec
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.events import read_events, read_items
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences, fit_vocabulary
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trio import Choice, choose
 
 

@@ -27,10 +27,10 @@ def main() -> None:
         measuring.single_thread()
         import pyarrow as pa
 
-        from unirep_feast.config import parse_spec
         from unirep_feast.events import Events, normalise_events, read_events
         from unirep_feast.packing import pack
         from unirep_feast.sequences import Sequences, fit_vocabulary
+        from unirep_feast.spec_file import parse_spec
 
         named = {"type": "event_type", "value": "value"} if options.columns == "all" else {}
         spec = parse_spec(

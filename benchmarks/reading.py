@@ -60,7 +60,6 @@ def make_repo(folder: Path, users: int, width: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from unirep_feast.config import load_spec
     from unirep_feast.snapshot import (
         RUN,
         VectorBlock,
@@ -68,6 +67,7 @@ def make_repo(folder: Path, users: int, width: int) -> None:
         snapshot_path,
         write_snapshot,
     )
+    from unirep_feast.spec_file import load_spec
 
     stamp = pa.array([0], pa.timestamp("us", tz="UTC"))
     log = pa.table({"user_id": [1], "item_id": [1], "event_timestamp": stamp})

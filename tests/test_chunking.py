@@ -10,11 +10,11 @@ from torch import nn
 
 from unirep_feast.batch import SequenceBatch
 from unirep_feast.chunking import ChunkedEncoder, TrioModule
-from unirep_feast.config import parse_spec
 from unirep_feast.encoder import Encoded
 from unirep_feast.errors import ContractError
 from unirep_feast.objective import Losses
 from unirep_feast.plugins import load_plugins
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.world import World, make_world
 from unirep_feast.trio import build_encoder, choose
 

@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirep_feast.config import (
-    RepresentationSpec,
-    format_instant,
-    load_spec,
-    parse_instant,
-    parse_spec,
-)
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SpecError
+from unirep_feast.instants import format_instant, parse_instant
+from unirep_feast.spec_file import load_spec, parse_spec
 
 SMALL = {"name": "shop", "events": {"path": "events.parquet"}, "plugin": "clue"}
 

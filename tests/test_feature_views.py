@@ -16,9 +16,9 @@ from feast import Entity, FeatureService, FeatureView, FileSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
 
-from unirep_feast.config import load_spec
 from unirep_feast.errors import SpecError, StoreError
 from unirep_feast.feature_store.views import read_promoted, representation, spec_of
+from unirep_feast.spec_file import load_spec
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from unirep_feast import history_hash
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.history_hash import HistoryHasher
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Sequences, Window
 from unirep_feast.testing.world import make_world

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, format_instant, parse_instant
 from unirep_feast.errors import PluginError
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.inference import Inference
+from unirep_feast.instants import MICROSECONDS_PER_DAY, format_instant, parse_instant
 from unirep_feast.pipeline import Encoding, encode, train
 from unirep_feast.snapshot import read_vectors
 from unirep_feast.testing.world import make_events

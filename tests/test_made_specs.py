@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 import yaml
 
-from unirep_feast.config import load_spec
 from unirep_feast.members import look_up
 from unirep_feast.plugins import load_plugins
+from unirep_feast.spec_file import load_spec
 from unirep_feast.trio import choose
 
 HERE = Path(__file__).parents[1] / "examples" / "evaluation"

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirep_feast import packing
-from unirep_feast.config import parse_spec
 from unirep_feast.errors import EventsError
 from unirep_feast.events import TIME_TYPE, EventReport, Events, read_events
 from unirep_feast.packing import PackedEvents, pack
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.world import make_world, pack_table
 
 Row = tuple[object, object, int, str | None, float | None]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from unirep_feast import sequence_files
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.errors import EventsError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequence_files import load_sequences, save_sequences
 from unirep_feast.sequences import Sequences, Window
 from unirep_feast.testing.world import START, make_world

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirep_feast.batch import FIRST_ITEM, UNK, SequenceBatch, bucket_width
-from unirep_feast.config import MICROSECONDS_PER_DAY, parse_spec
 from unirep_feast.events import TIME_TYPE, read_events
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.packing import pack
 from unirep_feast.sequences import Sequences, Vocabulary, Window, fit_vocabulary
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.world import (
     FUTURES,
     START,

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import parse_instant
 from unirep_feast.errors import SnapshotError
 from unirep_feast.files import sha256
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import (
     AS_OF,
     DIM,

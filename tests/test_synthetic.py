@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.synthetic import World, check_world, parse_world, write_world
 from unirep_feast.synthetic.behavior import Behavior
 from unirep_feast.text import tokenize

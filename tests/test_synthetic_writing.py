@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.errors import EventsError, SpecError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.synthetic import World, parse_world, truth_of, write_world
 from unirep_feast.synthetic.behavior import Behavior
 

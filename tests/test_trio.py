@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unirep_feast.config import RepresentationSpec, TrainingConfig, parse_spec
+from unirep_feast.config import RepresentationSpec, TrainingConfig
 from unirep_feast.encoder import Window
 from unirep_feast.errors import ContractError, PluginError, SpecError
 from unirep_feast.plugins import load_plugins
 from unirep_feast.registry import Registry
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.world import World, make_world
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import Trio, build_trio, check_declared, choose, part_problems

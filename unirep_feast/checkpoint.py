@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unirep_feast.config import problems
 from unirep_feast.errors import CheckpointError, one_line
 from unirep_feast.files import atomic_path, sha256
 from unirep_feast.items import Vocabulary
+from unirep_feast.spec_file import problems
 
 FORMAT = 1
 _MANIFEST = "checkpoint.json"

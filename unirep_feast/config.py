@@ -1,74 +1,15 @@
-"""The representation spec: YAML in, one frozen object out, every problem reported at once."""
+"""The representation spec: every key there is, with its default, as one frozen object."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unirep_feast.errors import SpecError
-
-MICROSECONDS_PER_SECOND = 1_000_000
-MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS_PER_SECOND
-
-
-def parse_instant(value: object) -> int:
-    """Read a point in time as int64 microseconds since 1970 UTC.
-
-    Args:
-        value: an ISO date or date-time (text or object); without an offset it is UTC. An ``int`` is
-            taken as microseconds already.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | str | date):
-        raise ValueError(f"wanted an ISO date or date-time, found {value!r}")
-    if isinstance(value, int):
-        return value
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise ValueError(
-                f"wanted an ISO date or date-time such as 2011-06-01 or 2011-06-01T12:00:00Z, "
-                f"found {value!r}"
-            ) from None
-    if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=UTC)
-    delta = value - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * MICROSECONDS_PER_SECOND + delta.microseconds
-
-
-def format_instant(microseconds: int) -> str:
-    """Write a point in time as ISO 8601 UTC, microseconds only where there are any."""
-    seconds, rest = divmod(microseconds, MICROSECONDS_PER_SECOND)
-    try:
-        text = (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()
-    except OverflowError:  # datetime ends with the year 9999; milliseconds taken for seconds do not
-        return f"a time in the year {1970 + seconds // 31_556_952}"
-    return text + (f".{rest:06d}Z" if rest else "Z")
-
-
-Instant = Annotated[
-    int, BeforeValidator(parse_instant), PlainSerializer(format_instant, when_used="json")
-]
+from unirep_feast.instants import Instant
 
 
 class Frozen(BaseModel):
@@ -380,90 +321,3 @@ class RepresentationSpec(Frozen):
         for key in ("device", "tensorboard", "mlflow", "threads", "keep_checkpoints", "log_every"):
             decisive["training"].pop(key)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RepresentationSpec:
-    """Read a representation spec.
-
-    Args:
-        path: the YAML file; relative paths in it are relative to its folder.
-        overrides: ``key.sub=value`` texts, the value in YAML, applied over the file.
-
-    Raises:
-        SpecError: the file is missing, is no YAML, or has problems (all of them are listed).
-    """
-    return parse_spec(read_yaml(path, overrides), f"spec {path}")
-
-
-def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a spec's keys without judging them; see :func:`load_spec`."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            f"spec {path}", [f"{error.strerror}; give the path of a spec file"]
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"spec {path}", [f"is not YAML: {' '.join(str(error).split())}"]) from None
-    if not isinstance(raw, dict):
-        raise SpecError(
-            f"spec {path}", [f"found {type(raw).__name__}, wanted keys such as name and events"]
-        )
-    apply_overrides(raw, overrides)
-    raw.setdefault("folder", str(path.parent))
-    return raw
-
-
-def parse_spec(raw: Mapping[str, Any], origin: str) -> RepresentationSpec:
-    """Turn parsed YAML or a tag's JSON into a spec; ``origin`` names it in errors."""
-    try:
-        return RepresentationSpec.model_validate(raw)
-    except ValidationError as error:
-        raise SpecError(origin, problems(error)) from None
-
-
-def problems(error: ValidationError) -> list[str]:
-    """Say every problem of a validation error, each with its key and what was found."""
-    lines = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        found = item["input"]
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`")
-        elif item["type"] == "missing":
-            lines.append(f"`{key}` is missing")
-        elif (item["type"] == "value_error" and "found" in message) or isinstance(found, dict):
-            lines.append(f"{key}: {message}" if key else message)
-        else:
-            lines.append(f"{key}: {message}, found {found!r}")
-    return lines
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply ``key.sub=value`` texts (the value in YAML) to nested keys in place; return them."""
-    for override in overrides:
-        _override(raw, override)
-    return raw
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise SpecError(f"--set {text!r}", ["wanted key=value, such as training.max_steps=100"])
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        below = node.get(parent)
-        if below is None:  # absent, or a key with nothing behind it
-            below = node[parent] = {}
-        if not isinstance(below, dict):
-            raise SpecError(f"--set {text!r}", [f"{parent!r} holds {below!r}, not keys"])
-        node = below
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SpecError(
-            f"--set {text!r}", [f"{value!r} is no YAML value; quote it, as in key='text'"]
-        ) from None

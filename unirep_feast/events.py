@@ -12,14 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from unirep_feast.config import (
-    MICROSECONDS_PER_DAY,
-    EventsConfig,
-    ItemsConfig,
-    RepresentationSpec,
-    format_instant,
-)
+from unirep_feast.config import EventsConfig, ItemsConfig, RepresentationSpec
 from unirep_feast.errors import EventsError
+from unirep_feast.instants import MICROSECONDS_PER_DAY, format_instant
 
 TIME_TYPE = pa.timestamp("us", tz="UTC")
 _LATER = "later than now"

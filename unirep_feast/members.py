@@ -15,19 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import (
-    MICROSECONDS_PER_DAY,
-    MemberConfig,
-    RepresentationSpec,
-    parse_spec,
-)
+from unirep_feast.config import MemberConfig, RepresentationSpec
 from unirep_feast.encoder import Encoder, Window
 from unirep_feast.errors import CheckpointError, SpecError
 from unirep_feast.hookspecs import Fit
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sampler import seed_of
 from unirep_feast.sequences import Sequences
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trio import Choice, build_encoder, build_trio, choose, prepare_encoder
 
 _IDENTITY = "members.identity"

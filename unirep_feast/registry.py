@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 import unirep_feast
 from unirep_feast.blame import Part
-from unirep_feast.config import problems
 from unirep_feast.errors import PluginError, UnusablePluginError
+from unirep_feast.spec_file import problems
 
 Role = Literal["encoder", "objective", "sampler"]
 ROLES: tuple[Role, ...] = ("encoder", "objective", "sampler")

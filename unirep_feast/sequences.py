@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import SequenceBatch, bucket_width
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.packing import PackedEvents
 

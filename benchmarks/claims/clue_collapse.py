@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from unirep_feast.config import parse_spec
 from unirep_feast.events import read_events
 from unirep_feast.files import atomic_path
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences, fit_vocabulary
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import build_trio, choose
 

@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unirep_feast.config import TrainingConfig, parse_spec
+from unirep_feast.config import TrainingConfig
 from unirep_feast.events import read_events
 from unirep_feast.files import atomic_path
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sampler import Draw, Units
 from unirep_feast.sequences import Sequences, fit_vocabulary
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import Trio, build_trio, choose
 from unirep_feast_clue.metrics import ranking

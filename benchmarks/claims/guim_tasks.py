@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM
-from unirep_feast.config import MICROSECONDS_PER_DAY, EncodeConfig
+from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoder
 from unirep_feast.inference import Inference
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 
 #: Length of the list whose hits count.

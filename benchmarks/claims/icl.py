@@ -41,8 +41,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unirep_feast.config import RepresentationSpec, parse_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.files import atomic_path
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import encode, read_spec, train
 from unirep_feast.snapshot import read_vectors
 

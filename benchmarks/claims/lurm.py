@@ -43,10 +43,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unirep_feast.config import RepresentationSpec, parse_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path
 from unirep_feast.inference import Inference
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import encode, read_spec, train
 from unirep_feast.pipeline.loading import open_catalog, read_log, sequences_of
 from unirep_feast.pipeline.restoring import final_checkpoint

@@ -26,11 +26,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, TrainingConfig, parse_instant, parse_spec
+from unirep_feast.config import TrainingConfig
 from unirep_feast.events import TIME_TYPE, read_events
+from unirep_feast.instants import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences, fit_vocabulary
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import Trio, build_trio, choose
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from unirep_feast.config import EventsConfig, parse_instant, parse_spec
+from unirep_feast.config import EventsConfig
 from unirep_feast.errors import EventsError
 from unirep_feast.events import TIME_TYPE, Events, normalise_events, now, read_events
+from unirep_feast.instants import parse_instant
+from unirep_feast.spec_file import parse_spec
 
 T0 = parse_instant("2011-06-01")
 HOUR = 3_600_000_000

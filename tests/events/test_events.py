@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirep_feast.config import EventsConfig, parse_instant
+from unirep_feast.config import EventsConfig
 from unirep_feast.events import EVENT_SCHEMA, TIME_TYPE, normalise_events, now
+from unirep_feast.instants import parse_instant
 
 T0 = parse_instant("2011-06-01")
 HOUR = 3_600_000_000

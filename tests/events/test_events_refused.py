@@ -12,8 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import EventsConfig, parse_instant
+from unirep_feast.config import EventsConfig
 from unirep_feast.events import TIME_TYPE, normalise_events
+from unirep_feast.instants import parse_instant
 
 T0 = parse_instant("2011-06-01")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing import EncoderTests, Recipe

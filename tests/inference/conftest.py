@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY, EncodeConfig
+from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoded, Window
 from unirep_feast.inference import Inference
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 from unirep_feast.snapshot import VectorBlock
 from unirep_feast.testing.world import World, make_world

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY, EncodeConfig
+from unirep_feast.config import EncodeConfig
 from unirep_feast.encoder import Encoded, Window
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.inference import Inference
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.world import FUTURES, World, make_events, pack_table
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from unirep_feast.config import load_spec, parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import RUN, VectorBlock, point_promoted, snapshot_path, write_snapshot
+from unirep_feast.spec_file import load_spec
 
 K, D = 2, 3
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import train
 from unirep_feast.snapshot import read_vectors
 from unirep_feast.testing.world import FUTURES, World, make_items

@@ -18,11 +18,12 @@ import pytest
 import yaml
 from click.testing import Result
 
-from unirep_feast.config import load_spec, parse_instant
 from unirep_feast.evaluation.results import read_csv
 from unirep_feast.feature_store.entity_rows import read_entity_rows
 from unirep_feast.feature_store.historical_reading import through_feast
 from unirep_feast.feature_store.private_repo import PrivateRepo
+from unirep_feast.instants import parse_instant
+from unirep_feast.spec_file import load_spec
 from unirep_feast.testing.world import make_world
 
 pytest.importorskip("lightgbm")

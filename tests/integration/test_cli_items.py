@@ -15,9 +15,9 @@ import pytest
 
 from unirep_feast.catalog import Catalog
 from unirep_feast.checkpoint import open_checkpoint
-from unirep_feast.config import parse_instant
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import sha256
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import encode
 from unirep_feast.snapshot import DIM, LEAKAGE, RUN, VECTORS, read_vectors, snapshot_path
 from unirep_feast.testing.world import FUTURES, World, make_items, make_world

@@ -18,7 +18,7 @@ import torch
 from click.testing import Result
 
 from unirep_feast.checkpoint import open_checkpoint
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import train
 from unirep_feast.snapshot import read_vectors
 from unirep_feast.testing.world import FUTURES, World, make_items

@@ -18,8 +18,8 @@ from click.testing import Result
 
 from unirep_feast.catalog import Catalog
 from unirep_feast.checkpoint import open_checkpoint
-from unirep_feast.config import parse_instant
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import AS_OF, LEAKAGE, RUN, read_vectors
 
 Unirep = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,11 +14,13 @@ import yaml
 from feast import FeatureStore, FileSource
 from feast.data_format import ParquetFormat
 
-from unirep_feast.config import RepresentationSpec, load_spec, parse_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EventsError, StoreError
 from unirep_feast.events import read_events
 from unirep_feast.feature_store import source_events
 from unirep_feast.feature_store.source_events import read_feast_events
+from unirep_feast.instants import parse_instant
+from unirep_feast.spec_file import load_spec
 
 TIMES = [dt.datetime(2024, 1, 1 + day, 12, tzinfo=dt.UTC) for day in range(20)]
 COLUMNS = {"user": "who", "item": "what", "time": "at", "type": "kind", "value": "price"}

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.instants import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.testing.world import make_items, make_world
 
 BIN = Path(sys.executable).parent

@@ -20,11 +20,11 @@ import pytest
 import yaml
 from feast import FeatureStore
 
-from unirep_feast.config import load_spec, parse_instant
 from unirep_feast.errors import StoreError
 from unirep_feast.feature_store.nearest import Nearest, nearest
 from unirep_feast.feature_store.views import representation
 from unirep_feast.index import Found, exact_search
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import (
     RUN,
     ItemBlock,
@@ -35,6 +35,7 @@ from unirep_feast.snapshot import (
     write_items,
     write_snapshot,
 )
+from unirep_feast.spec_file import load_spec
 
 T, D = "2024-06-01", 8
 USERS, ITEMS = 60, 40

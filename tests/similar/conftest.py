@@ -16,8 +16,8 @@ import yaml
 from click.testing import Result
 
 from unirep_feast.catalog import Catalog
-from unirep_feast.config import parse_instant
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import (
     ItemBlock,
     VectorBlock,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import read_spec
 from unirep_feast.pipeline.similar import Where, similar_users
 from unirep_feast.pipeline.space import How

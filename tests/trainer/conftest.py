@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from unirep_feast.checkpoint import Manifest, save_checkpoint
-from unirep_feast.config import TrainingConfig, parse_spec
+from unirep_feast.config import TrainingConfig
 from unirep_feast.plugins import load_plugins
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.world import World, make_world
 from unirep_feast.trainer import Record, Trainer
 from unirep_feast.trio import Trio, build_trio, choose

@@ -23,8 +23,8 @@ from unirep_feast.catalog.models import (
     VectorIndex,
 )
 from unirep_feast.catalog.transactions import Transactions, utc_now
-from unirep_feast.config import format_instant
 from unirep_feast.errors import CatalogError
+from unirep_feast.instants import format_instant
 
 
 @dataclass(frozen=True)

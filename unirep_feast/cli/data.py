@@ -62,7 +62,7 @@ def synth(
     mixtures, the day of leaving) that vectors learnt from the events can be measured against. The
     same settings give the same bytes. Any number of users fits in memory.
     """
-    from unirep_feast.config import MICROSECONDS_PER_DAY
+    from unirep_feast.instants import MICROSECONDS_PER_DAY
     from unirep_feast.synthetic import parse_world, write_world
 
     world = parse_world(
@@ -95,7 +95,7 @@ class _Bar:
 
 
 def _line(report: WorldReport) -> str:
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
 
     span = ""
     if report.first_event is not None and report.last_event is not None:

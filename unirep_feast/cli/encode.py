@@ -53,7 +53,7 @@ def command(
     Beside it, where the encoder has them, one of the vectors of all items seen by then (see
     `view.items` in the spec), and one with a row per interest (`view.per_interest`).
     """
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
     from unirep_feast.pipeline import encode
     from unirep_feast.progress import bar
 

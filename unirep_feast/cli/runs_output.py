@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unirep_feast.catalog import Lineage, Materialization, Run
-from unirep_feast.config import format_instant
+from unirep_feast.instants import format_instant
 
 #: Columns that hold microseconds since 1970; scripts and people read ISO 8601 instead.
 _INSTANTS = frozenset({"trained_until", "as_of"})

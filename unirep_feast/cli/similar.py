@@ -131,7 +131,7 @@ def _lines(file: TextIO | None) -> list[str]:
 
 
 def _as_object(found: Similar, items: bool) -> dict[str, Any]:
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
 
     told = ("title", "had") if items else ("latest",)
     return {
@@ -151,7 +151,7 @@ def _print(found: Similar, items: bool, latest: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
 
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:

@@ -58,7 +58,7 @@ class Instant(click.ParamType[int]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """Read the text as microseconds since 1970 UTC."""
-        from unirep_feast.config import parse_instant
+        from unirep_feast.instants import parse_instant
 
         try:
             return parse_instant(value)

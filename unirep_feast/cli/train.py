@@ -32,7 +32,7 @@ def command(
     The first run that finishes serves the representation; later ones wait for
     `unirep runs promote`.
     """
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
     from unirep_feast.pipeline import train
     from unirep_feast.progress import bar
     from unirep_feast.ranks import first_rank

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Manifest
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EvaluationError, LeakageError
 from unirep_feast.evaluation.examples import LoadedTask
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline import encode, train
 from unirep_feast.pipeline.job import OnRecord
 from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from unirep_feast.config import format_instant
 from unirep_feast.evaluation.blending import blend
 from unirep_feast.evaluation.cells import Wanted
 from unirep_feast.evaluation.config import EvaluationConfig
@@ -20,6 +19,7 @@ from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.results import Cells, Row
 from unirep_feast.evaluation.scoring import score
 from unirep_feast.evaluation.subject import Subject, only_block, probe_data
+from unirep_feast.instants import format_instant
 from unirep_feast.splits import hash_ids
 
 #: Of the shuffle of labels in a control.

@@ -10,16 +10,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from unirep_feast.config import (
-    EventsConfig,
-    Frozen,
-    Instant,
-    ItemsConfig,
-    RepresentationSpec,
-    problems,
-    read_yaml,
-)
+from unirep_feast.config import EventsConfig, Frozen, ItemsConfig, RepresentationSpec
 from unirep_feast.errors import SpecError
+from unirep_feast.instants import Instant
+from unirep_feast.spec_file import problems, read_yaml
 
 #: What learns targets from vectors; ``neighbors`` ranks what the nearest training users turned to,
 #: ``direct`` and ``index`` learn nothing and compare a user's

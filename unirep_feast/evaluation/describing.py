@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.evaluation.candidates import Trained
 from unirep_feast.evaluation.chance import chance
 from unirep_feast.evaluation.examples import SplitExamples
 from unirep_feast.evaluation.metrics import higher_is_better
+from unirep_feast.instants import format_instant
 
 
 def about_task(made: SplitExamples) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, format_instant
 from unirep_feast.evaluation.candidates import ReaderOf, Trained
 from unirep_feast.evaluation.results import ResultFolder
 from unirep_feast.index.exact import unit
+from unirep_feast.instants import MICROSECONDS_PER_DAY, format_instant
 from unirep_feast.snapshot import read_vectors
 from unirep_feast.task import TaskLog
 

@@ -33,9 +33,10 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import BATCH_ENGINE_CLASS_FOR_TYPE
 from pydantic import Field, StrictBool, ValidationError, field_validator
 
-from unirep_feast.config import Frozen, problems
+from unirep_feast.config import Frozen
 from unirep_feast.errors import StoreError, UnirepError, one_line
 from unirep_feast.feature_store.views import SPEC_TAG
+from unirep_feast.spec_file import problems
 
 ENGINE = f"{__name__}.UnirepComputeEngine"
 

@@ -16,7 +16,7 @@ from feast import FeatureView, FileSource, RepoConfig
 from feast.infra.common.materialization_job import MaterializationTask
 
 from unirep_feast.checkpoint import Manifest
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError, LeakageError, StoreError
 from unirep_feast.events import read_events
 from unirep_feast.feature_store.offline_writer import write_offline
@@ -24,6 +24,7 @@ from unirep_feast.feature_store.online_serving import OnlineServing
 from unirep_feast.feature_store.source_events import read_feast_events
 from unirep_feast.feature_store.view_checks import check_view
 from unirep_feast.feature_store.views import kind_of, snapshot_glob, spec_of
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline import encode
 from unirep_feast.pipeline.loading import open_catalog, serving_run
 from unirep_feast.pipeline.publishing import entity_of, published_kinds

@@ -15,10 +15,11 @@ from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import compute_versioned_name
 
 from unirep_feast.catalog import Catalog, Materialization, Run, Snapshot
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError, StoreError
 from unirep_feast.feature_store.online_writer import write_online
 from unirep_feast.feature_store.snapshot_rows import LatestRows, as_one, counted, read_keys
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.publishing import entity_of, keys_of
 from unirep_feast.progress import bar
 from unirep_feast.snapshot import Kind, snapshot_path

@@ -12,9 +12,10 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.errors import DataSourceObjectNotFoundException
 
-from unirep_feast.config import EventsConfig, RepresentationSpec, format_instant
+from unirep_feast.config import EventsConfig, RepresentationSpec
 from unirep_feast.errors import EventsError, StoreError, one_line
 from unirep_feast.events import TIME_TYPE, EventReport, Events, normalise_events, read_events
+from unirep_feast.instants import format_instant
 
 
 def read_feast_events(spec: RepresentationSpec, before: int | None = None) -> Events:

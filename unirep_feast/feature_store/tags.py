@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from feast import FeatureView
 
 from unirep_feast.blocks import Blocks, write_blocks
-from unirep_feast.config import RepresentationSpec, parse_spec
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import StoreError
 from unirep_feast.snapshot import KINDS, Kind
+from unirep_feast.spec_file import parse_spec
 
 #: Tags of a feature view of ours.
 NAME_TAG = "unirep.representation"

@@ -13,7 +13,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
 
-from unirep_feast.config import RepresentationSpec, load_spec
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import StoreError, UnirepError
 from unirep_feast.feature_store.promoted import (
     KeyType,
@@ -38,6 +38,7 @@ from unirep_feast.feature_store.tags import (
     spec_of,
 )
 from unirep_feast.snapshot import Kind
+from unirep_feast.spec_file import load_spec
 
 __all__ = [
     "BLOCKS_TAG",

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import LeakageError, PluginError, SnapshotError
 from unirep_feast.events import read_events
 from unirep_feast.inference import Progress
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run
 from unirep_feast.pipeline.publishing import published_kinds
 from unirep_feast.pipeline.restoring import final_checkpoint

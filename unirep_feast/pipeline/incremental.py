@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unirep_feast.catalog import Catalog, Snapshot
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SnapshotError, one_line
 from unirep_feast.files import sha256
 from unirep_feast.inference import Eligible, Inference, Progress
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.loading import Notify
 from unirep_feast.snapshot import MACHINE, VectorBlock, snapshot_path
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from unirep_feast.blocks import declared_blocks
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, Manifest, open_checkpoint, save_checkpoint
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError, TrainingError
 from unirep_feast.files import sha256
+from unirep_feast.instants import format_instant
 from unirep_feast.items import Vocabulary
 from unirep_feast.pipeline.loading import Notify, checkpoint_folder
 from unirep_feast.pipeline.publishing import check_publishable

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from unirep_feast.catalog import Catalog, Run, default_catalog_url
 from unirep_feast.checkpoint import Checkpoint
-from unirep_feast.config import RepresentationSpec, format_instant, parse_spec, read_yaml
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError, CheckpointError, SpecError
 from unirep_feast.events import Events, now, read_events, read_items
+from unirep_feast.instants import format_instant
 from unirep_feast.items import Vocabulary
 from unirep_feast.packing import PackedEvents, pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences
+from unirep_feast.spec_file import parse_spec, read_yaml
 from unirep_feast.trio import part_problems
 
 #: Takes one line for people.

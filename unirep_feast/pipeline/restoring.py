@@ -6,7 +6,7 @@ from torch import nn
 
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, open_checkpoint
-from unirep_feast.config import RepresentationSpec, parse_spec
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError
 from unirep_feast.events import read_events
 from unirep_feast.inference import Inference
@@ -20,6 +20,7 @@ from unirep_feast.pipeline.loading import (
 )
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.trio import build_encoder, choose
 
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unirep_feast.catalog import Catalog, Run, Snapshot
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SearchError
 from unirep_feast.events import read_events
 from unirep_feast.index import Found, Metric, without
 from unirep_feast.index.exact import Merge
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.histories import latest_titles, read_histories, titles_of
 from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run
 from unirep_feast.pipeline.publishing import entity_of

@@ -15,10 +15,11 @@ from pathlib import Path
 from unirep_feast.blocks import write_blocks
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint
-from unirep_feast.config import MICROSECONDS_PER_SECOND, RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SnapshotError
 from unirep_feast.files import locked, sha256
 from unirep_feast.inference import Inference, Progress, embed_items
+from unirep_feast.instants import MICROSECONDS_PER_SECOND, format_instant
 from unirep_feast.pipeline.incremental import encode_changes, find_earlier
 from unirep_feast.pipeline.loading import Notify, ReadEvents
 from unirep_feast.pipeline.publishing import entity_of

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unirep_feast.catalog import Catalog, Snapshot, VectorIndex
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import SearchError, SnapshotError, one_line
 from unirep_feast.files import locked, sha256
 from unirep_feast.index import Found, Index, Metric, build_index, exact_search
 from unirep_feast.index.exact import Merge, unit
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.loading import Notify
 from unirep_feast.snapshot import Kind, read_vectors, snapshot_path
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from unirep_feast.batch import FIRST_ITEM
 from unirep_feast.catalog import Catalog, Run
 from unirep_feast.checkpoint import Checkpoint, open_checkpoint
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import TrainingError, UnirepError, one_line
 from unirep_feast.events import read_events
+from unirep_feast.instants import format_instant
 from unirep_feast.items import Vocabulary
 from unirep_feast.packing import PackedEvents
 from unirep_feast.pipeline.job import Job, OnRecord, Training

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import FIRST_ITEM, UNK, SequenceBatch, bucket_width
 from unirep_feast.blame import Part, blamed
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded, Encoder
 from unirep_feast.errors import ContractError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 
 #: So many users, and so many of each one's latest events: enough to see a broken promise.

@@ -11,9 +11,10 @@ from typing import Any
 
 from unirep_feast import __version__
 from unirep_feast.catalog import Lineage, Snapshot
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EvaluationError, SnapshotError, one_line
 from unirep_feast.events import read_events
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.loading import Notify, ReadEvents, open_catalog, serving_run
 from unirep_feast.report.curves import read_curves
 from unirep_feast.report.drift import drift_of

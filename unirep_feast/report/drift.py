@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from unirep_feast.catalog import Snapshot
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
 from unirep_feast.evaluation.intrinsic import (
     Moments,
     effective_rank,
@@ -19,6 +19,7 @@ from unirep_feast.evaluation.intrinsic import (
     moments,
     neighbor_overlap,
 )
+from unirep_feast.instants import format_instant
 from unirep_feast.snapshot import read_vectors, snapshot_path
 
 #: Snapshots that are compared, the latest.

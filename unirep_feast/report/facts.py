@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from unirep_feast.catalog import Lineage
-from unirep_feast.config import RepresentationSpec, format_instant
+from unirep_feast.config import RepresentationSpec
+from unirep_feast.instants import format_instant
 
 
 def facts_of(spec: RepresentationSpec, lineage: Lineage) -> dict[str, Any]:

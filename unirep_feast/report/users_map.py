@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unirep_feast.config import format_instant
+from unirep_feast.instants import format_instant
 from unirep_feast.pipeline.loading import Notify
 from unirep_feast.report.population import Population
 

@@ -6,8 +6,8 @@ import uuid
 from pathlib import Path
 from typing import Literal, get_args
 
-from unirep_feast.config import MICROSECONDS_PER_SECOND, format_instant
 from unirep_feast.errors import SnapshotError
+from unirep_feast.instants import MICROSECONDS_PER_SECOND, format_instant
 
 #: What a row of a snapshot is about: a user, an item, or one of a user's K interests.
 Kind = Literal["user", "item", "interest"]

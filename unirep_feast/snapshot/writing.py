@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unirep_feast.config import format_instant
 from unirep_feast.errors import SnapshotError
 from unirep_feast.events import TIME_TYPE
 from unirep_feast.files import atomic_path, sha256
+from unirep_feast.instants import format_instant
 from unirep_feast.snapshot.layout import AS_OF, DIM, VECTORS
 
 #: A list column holds fewer numbers than this, since its offsets are 32 bits wide.

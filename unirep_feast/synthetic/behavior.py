@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND
+from unirep_feast.instants import MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND
 from unirep_feast.synthetic.truth import (
     BLOCK_STREAM,
     TENURE_STREAM,

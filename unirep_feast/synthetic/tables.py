@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.synthetic.behavior import COUNTRIES, Events, Users
 from unirep_feast.synthetic.truth import TITLE_STREAM, Floats, Ints, Truth, stream
 from unirep_feast.synthetic.world import World

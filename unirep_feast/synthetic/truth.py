@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.synthetic.world import World
 
 Floats = npt.NDArray[np.float64]

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, Frozen, Instant, parse_instant, problems
+from unirep_feast.config import Frozen
 from unirep_feast.errors import SpecError
+from unirep_feast.instants import MICROSECONDS_PER_DAY, Instant, parse_instant
+from unirep_feast.spec_file import problems
 
 #: Cells of the table persona × category that sampling holds twelve times over (once per month).
 MAX_CELLS = 200_000

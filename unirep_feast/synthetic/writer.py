@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unirep_feast.config import Frozen, Instant
+from unirep_feast.config import Frozen
 from unirep_feast.errors import EventsError
 from unirep_feast.files import atomic_path, fsync
+from unirep_feast.instants import Instant
 from unirep_feast.synthetic.behavior import Behavior
 from unirep_feast.synthetic.tables import WorldTables
 from unirep_feast.synthetic.world import World

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unirep_feast.config import apply_overrides
 from unirep_feast.errors import PluginError
 from unirep_feast.plugins import load_plugins
+from unirep_feast.spec_file import apply_overrides
 
 #: The pytest plugin by the name of its entry point, so that it is loaded once at most.
 _PYTEST_PLUGIN = "unirep_feast.testing.pytest_plugin"

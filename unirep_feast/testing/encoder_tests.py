@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM, MASK, UNK, SequenceBatch, bucket_width
 from unirep_feast.chunking import TrioModule
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import CAPABILITIES, Encoder, Window
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.comparing import assert_bit_equal, assert_close, assert_finite
 from unirep_feast.testing.encoder_capabilities import EncoderCapabilityChecks

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoder
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.checks import EncoderFixtures
 from unirep_feast.testing.comparing import assert_bit_equal

@@ -54,9 +54,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def _kit(name: str, overrides: list[str]) -> Kit:
-    from unirep_feast.config import apply_overrides
     from unirep_feast.errors import UnirepError
     from unirep_feast.plugins import load_plugins
+    from unirep_feast.spec_file import apply_overrides
     from unirep_feast.testing.kit_module import kit_module, ready_plugin
 
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import EncodeConfig, TrainingConfig, parse_spec
+from unirep_feast.config import EncodeConfig, TrainingConfig
 from unirep_feast.encoder import Encoder
 from unirep_feast.inference import Inference
 from unirep_feast.objective import Objective, Views
@@ -21,6 +21,7 @@ from unirep_feast.plugins import build_registry, load_plugins
 from unirep_feast.registry import Registry
 from unirep_feast.sampler import Draw, Sampler, Units
 from unirep_feast.sequences import Sequences
+from unirep_feast.spec_file import parse_spec
 from unirep_feast.testing.toy.hooks import ENTRY_POINT as TOY
 from unirep_feast.trainer import Trainer
 from unirep_feast.trio import Trio, choose, prepare_encoder

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.events import TIME_TYPE, EventReport, Events
+from unirep_feast.instants import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.packing import PackedEvents, pack
 from unirep_feast.sequences import Sequences, Vocabulary, fit_vocabulary
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from acme_decay.config import EncoderSettings
 from unirep_feast.batch import PAD, UNK, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded, Window
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 
 

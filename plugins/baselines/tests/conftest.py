@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unirep_feast.batch import SequenceBatch, bucket_width
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.testing import World, make_world
 
 #: (code, ISO time) or (code, ISO time, value) of one event.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unirep_feast.batch import FIRST_ITEM, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.testing import World, registered
 from unirep_feast_baselines.aggregates import AggregateEncoder
 from unirep_feast_baselines.random_vectors import RandomEncoder

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.sequences import Sequences
 from unirep_feast_baselines.config import AggregateSettings

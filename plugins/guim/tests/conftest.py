@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unirep_feast.batch import FIRST_ITEM, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 from unirep_feast_guim.catalogue import fit_catalogue
 from unirep_feast_guim.config import EncoderSettings

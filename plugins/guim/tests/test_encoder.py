@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import MASK, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast_guim.encoder import GuimEncoder
 
 Batches = Callable[..., SequenceBatch]

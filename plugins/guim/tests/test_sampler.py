@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirep_feast.batch import FIRST_ITEM, MASK, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY as DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY as DAY
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast.objective import Views
 from unirep_feast.sampler import Draw, Units

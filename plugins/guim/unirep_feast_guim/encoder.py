@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirep_feast.batch import MASK, SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoded, Steps
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
 from unirep_feast_guim.bert import HeadVectors, Layer, head_count, one_layer

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import MASK
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.objective import Views
 from unirep_feast.sampler import Draw, Units
 from unirep_feast.sequences import Sequences

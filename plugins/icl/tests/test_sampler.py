@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY, parse_instant
+from unirep_feast.instants import MICROSECONDS_PER_DAY, parse_instant
 from unirep_feast.sampler import Draw, Sampler, Units
 from unirep_feast.sequences import Sequences, Window
 from unirep_feast.testing import make_sequences
@@ -44,7 +44,7 @@ def _day(number: float) -> int:
 
 
 def _iso(number: int) -> str:
-    from unirep_feast.config import format_instant
+    from unirep_feast.instants import format_instant
 
     return format_instant(_day(number))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unirep_feast.config import Instant
+from unirep_feast.instants import Instant
 from unirep_feast.text import TextSettings
 
 #: Start, inclusive, and end, exclusive.

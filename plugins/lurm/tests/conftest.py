@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unirep_feast.batch import FIRST_ITEM, SequenceBatch, bucket_width
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast.items import ItemTable, Vocabulary
 from unirep_feast_lurm.config import EncoderSettings
 from unirep_feast_lurm.encoder import LurmEncoder

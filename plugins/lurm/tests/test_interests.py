@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from unirep_feast.batch import FIRST_ITEM, MASK, PAD, UNK
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoder
 from unirep_feast.errors import EventsError, UnirepError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Sequences
 from unirep_feast.testing.recipe import fit

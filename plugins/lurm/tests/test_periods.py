@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 from unirep_feast_lurm.periods import month_of, period_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

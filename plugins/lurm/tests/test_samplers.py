@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirep_feast.batch import SequenceBatch
-from unirep_feast.config import MICROSECONDS_PER_DAY
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.sampler import Draw, Units
 from unirep_feast.sequences import Sequences, Window
 from unirep_feast.testing.world import make_sequences

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.encoder import Encoder
 from unirep_feast.errors import ContractError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.objective import Losses, Views
 from unirep_feast.sampler import Draw, Units
 from unirep_feast.sequences import Sequences

@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from unirep_feast.config import EventsConfig, parse_instant
+from unirep_feast.config import EventsConfig
 from unirep_feast.evaluation.kinds import BUILT_IN
 from unirep_feast.events import normalise_events
+from unirep_feast.instants import parse_instant
 from unirep_feast.packing import pack
 from unirep_feast.task import Examples, TaskLog
 

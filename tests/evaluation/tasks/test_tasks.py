@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import parse_instant
+from unirep_feast.instants import parse_instant
 
 T = parse_instant("2024-03-01")
 DAY = 86_400_000_000

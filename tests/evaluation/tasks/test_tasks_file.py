@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from unirep_feast.config import TrainingConfig, parse_instant
+from unirep_feast.config import TrainingConfig
 from unirep_feast.errors import EvaluationError, PluginError, SpecError
 from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import LoadedTask, load_tasks, make_examples
+from unirep_feast.instants import parse_instant
 from unirep_feast.splits import shares
 from unirep_feast.task import Examples, TaskLog
 

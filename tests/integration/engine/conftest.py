@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from unirep_feast.catalog import Catalog
-from unirep_feast.config import format_instant, parse_instant
+from unirep_feast.instants import format_instant, parse_instant
 from unirep_feast.snapshot import point_promoted, read_vectors, snapshot_path
 
 ENGINE = "unirep_feast.feature_store.engine.UnirepComputeEngine"

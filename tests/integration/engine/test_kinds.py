@@ -13,10 +13,10 @@ import pytest
 from feast import Entity, FeatureService, FeatureView, Field, FileSource
 from feast.types import Array, Float32, Int64
 
-from unirep_feast.config import parse_instant
 from unirep_feast.feature_store.engine import EngineError
 from unirep_feast.feature_store.tags import kind_of
 from unirep_feast.feature_store.views import RepresentationError, representation
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import KINDS, snapshot_path
 
 T0, T1 = "2020-03-01T00:00:00Z", "2020-03-10T12:00:00Z"

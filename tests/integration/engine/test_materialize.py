@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unirep_feast.config import parse_instant
 from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
+from unirep_feast.instants import parse_instant
 
 T0, T1, T2 = "2020-03-01T00:00:00Z", "2020-03-10T12:00:00Z", "2020-03-20T00:00:00Z"
 START = "2020-01-01T00:00:00Z"

@@ -14,10 +14,10 @@ from feast import FeatureStore, FeatureView, Field
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
 
 from unirep_feast.catalog import Catalog
-from unirep_feast.config import parse_instant
 from unirep_feast.feature_store.engine import EngineError
 from unirep_feast.feature_store.torch_data import online_user_vectors, user_vectors
 from unirep_feast.feature_store.views import representation
+from unirep_feast.instants import parse_instant
 from unirep_feast.snapshot import snapshot_path
 from unirep_feast.testing.world import make_world
 

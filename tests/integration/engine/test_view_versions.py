@@ -10,8 +10,8 @@ import yaml
 from feast import FeatureStore
 from feast.errors import FeatureViewPinConflict
 
-from unirep_feast.config import parse_instant
 from unirep_feast.feature_store.views import representation
+from unirep_feast.instants import parse_instant
 from unirep_feast.pipeline import encode
 
 T0, T1 = "2020-03-01T00:00:00Z", "2020-03-10T12:00:00Z"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.evaluation.kinds.common import Windowed, WindowSettings, at, known_users, of_types
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.task import Examples, Problem, TaskLog
 
 

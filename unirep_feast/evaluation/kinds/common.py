@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, Frozen
+from unirep_feast.config import Frozen
 from unirep_feast.errors import EvaluationError
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.task import EventSlice, TaskLog
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from unirep_feast.config import MICROSECONDS_PER_DAY
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.kinds.common import Windowed, WindowSettings, of_types
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.task import EventSlice, Examples, Problem, TaskLog
 
 

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from unirep_feast.config import MICROSECONDS_PER_DAY, Frozen
+from unirep_feast.config import Frozen
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.kinds.common import at, known_users
 from unirep_feast.evaluation.kinds.tables import read_columns, rows_of
 from unirep_feast.events import TIME_TYPE
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 from unirep_feast.task import Examples, Problem, TaskLog
 
 
