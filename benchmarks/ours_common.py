@@ -6,8 +6,9 @@ from typing import Any
 
 import measuring
 
+from unirep_feast.catalogue import read_items
 from unirep_feast.config import RepresentationSpec
-from unirep_feast.events import read_events, read_items
+from unirep_feast.events import read_events
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins
 from unirep_feast.sequences import Sequences, fit_vocabulary

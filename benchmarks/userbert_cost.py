@@ -68,8 +68,9 @@ def training(preset: str, negatives: str, periods: int, dim: int) -> Iterator[An
     """A training on ML-1M that yields after being set up and after every period."""
     import torch
 
+    from unirep_feast.catalogue import read_items
     from unirep_feast.config import TrainingConfig
-    from unirep_feast.events import read_events, read_items
+    from unirep_feast.events import read_events
     from unirep_feast.packing import pack
     from unirep_feast.plugins import load_plugins
     from unirep_feast.sequences import Sequences, fit_vocabulary

@@ -1,20 +1,18 @@
-"""Event and item tables: one Arrow schema, read and checked, with every dropped row counted."""
+"""The event log: one Arrow schema, read and checked, with every dropped row counted."""
 
 from __future__ import annotations
 
-import glob
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from unirep_feast.config import EventsConfig, ItemsConfig, RepresentationSpec
-from unirep_feast.errors import EventsError
+from unirep_feast.config import EventsConfig, RepresentationSpec
+from unirep_feast.errors import EventsError, one_line
 from unirep_feast.instants import MICROSECONDS_PER_DAY, format_instant
+from unirep_feast.tables import cast_column, check_columns, id_column, open_dataset
 
 TIME_TYPE = pa.timestamp("us", tz="UTC")
 _LATER = "later than now"
@@ -86,7 +84,7 @@ def read_events(spec: RepresentationSpec, before: int | None = None) -> Events:
     path = spec.resolve(config.path)
     dataset = open_dataset(path, "events")
     wanted = [name for name in _wanted(config).values() if name is not None]
-    _check_columns(dataset.schema, wanted, path, "events.columns")
+    check_columns(dataset.schema, wanted, path, "events.columns")
     kind = dataset.schema.field(config.columns.time).type
     _check_time(kind, config, path)
     condition = None
@@ -97,7 +95,7 @@ def read_events(spec: RepresentationSpec, before: int | None = None) -> Events:
     try:
         table = dataset.to_table(columns=wanted, filter=condition)
     except (pa.ArrowException, OSError) as error:
-        raise EventsError(f"{path}: cannot be read: {_one_line(error)}; is it complete?") from None
+        raise EventsError(f"{path}: cannot be read: {one_line(error)}; is it complete?") from None
     if before is not None and kind.tz is None:
         times = _times(table[config.columns.time], config, path)
         earlier = pc.less(times, pa.scalar(before, TIME_TYPE))
@@ -119,20 +117,24 @@ def normalise_events(table: pa.Table, config: EventsConfig, origin: str) -> Even
         EventsError: see :func:`read_events`.
     """
     wanted = _wanted(config)
-    _check_columns(table.schema, [n for n in wanted.values() if n], origin, "events.columns")
+    check_columns(table.schema, [n for n in wanted.values() if n], origin, "events.columns")
     _check_time(table.schema.field(config.columns.time).type, config, origin)
     read = table.num_rows
     columns: dict[str, pa.ChunkedArray] = {
-        "user_id": _ids(table[config.columns.user], f"{origin}: column {config.columns.user!r}"),
-        "item_id": _ids(table[config.columns.item], f"{origin}: column {config.columns.item!r}"),
+        "user_id": id_column(
+            table[config.columns.user], f"{origin}: column {config.columns.user!r}"
+        ),
+        "item_id": id_column(
+            table[config.columns.item], f"{origin}: column {config.columns.item!r}"
+        ),
         "event_timestamp": _times(table[config.columns.time], config, origin),
     }
     if config.columns.type is not None:
-        columns["event_type"] = _cast(
+        columns["event_type"] = cast_column(
             table[config.columns.type], pa.string(), f"{origin}: column {config.columns.type!r}"
         )
     if config.columns.value is not None:
-        columns["value"] = _cast(
+        columns["value"] = cast_column(
             table[config.columns.value], pa.float32(), f"{origin}: column {config.columns.value!r}"
         )
     clean = pa.table(columns)
@@ -151,99 +153,8 @@ def normalise_events(table: pa.Table, config: EventsConfig, origin: str) -> Even
     return Events(clean, report, origin)
 
 
-def read_items(spec: RepresentationSpec) -> pa.Table | None:
-    """Read item titles and categories.
-
-    Returns:
-        A table item_id (int64 or string), title (string), category (list<string>), one row per
-        item, sorted by item id; None if the spec names no item table.
-
-    Raises:
-        EventsError: as for :func:`read_events`; also if an item id stands twice or is null.
-    """
-    config = spec.items
-    if config is None:
-        return None
-    path = spec.resolve(config.path)
-    dataset = open_dataset(path, "items")
-    wanted = [name for name in (config.item, config.title, config.category) if name is not None]
-    _check_columns(dataset.schema, wanted, path, "items")
-    try:
-        table = dataset.to_table(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise EventsError(f"{path}: cannot be read: {_one_line(error)}; is it complete?") from None
-    return normalise_items(table, config, path)
-
-
-def normalise_items(table: pa.Table, config: ItemsConfig, origin: str) -> pa.Table:
-    """Bring any table to the item schema; see :func:`read_items`."""
-    ids = _ids(table[config.item], f"{origin}: column {config.item!r}").combine_chunks()
-    if ids.null_count:
-        raise EventsError(
-            f"{origin}: {ids.null_count:,} items without {config.item!r}; remove them"
-        )
-    rows = table.num_rows
-    doubles = rows - pc.count_distinct(ids).as_py()
-    if doubles:
-        raise EventsError(
-            f"{origin}: {doubles:,} item ids stand more than once; keep one row per {config.item!r}"
-        )
-    titles = pa.nulls(rows, pa.string())
-    if config.title is not None:
-        titles = _cast(table[config.title], pa.string(), f"{origin}: column {config.title!r}")
-    categories: pa.Array | pa.ChunkedArray = pa.nulls(rows, pa.list_(pa.string()))
-    if config.category is not None:
-        categories = table[config.category]
-        if not pa.types.is_list(categories.type) and not pa.types.is_large_list(categories.type):
-            single = _cast(categories, pa.string(), f"{origin}: column {config.category!r}")
-            flat = pa.chunked_array([single]) if isinstance(single, pa.Array) else single
-            flat = flat.combine_chunks()
-            offsets = pa.array(np.arange(rows + 1, dtype=np.int32))
-            categories = pa.ListArray.from_arrays(offsets, flat, mask=flat.is_null())
-        else:
-            try:
-                categories = categories.cast(pa.list_(pa.string()))
-            except pa.ArrowException:
-                raise EventsError(
-                    f"{origin}: column {config.category!r} is {categories.type}; wanted string or "
-                    "list<string>"
-                ) from None
-    items = pa.table({"item_id": ids, "title": titles, "category": categories})
-    return items.sort_by("item_id")
-
-
-def open_dataset(path: str, what: str) -> ds.Dataset:
-    """Open a parquet file, a folder or a glob, or say in one line why not."""
-    files: str | list[str] = path
-    if glob.has_magic(path) and not Path(path).exists():
-        files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
-        if not files:
-            raise EventsError(f"{what}: no file matches {path}; check `{what}.path` in the spec")
-    elif "://" not in path and not Path(path).exists():
-        raise EventsError(f"{what}: no such file or folder {path}; check `{what}.path` in the spec")
-    try:
-        dataset = ds.dataset(files, format="parquet", exclude_invalid_files=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise EventsError(
-            f"{what}: {path} cannot be read as parquet: {_one_line(error)}; "
-            "wanted a complete parquet file (a CSV must be converted first)"
-        ) from None
-    if not dataset.schema.names:
-        raise EventsError(f"{what}: {path} holds no parquet file; check `{what}.path` in the spec")
-    return dataset
-
-
 def _wanted(config: EventsConfig) -> dict[str, str | None]:
     return config.columns.model_dump()
-
-
-def _check_columns(schema: pa.Schema, wanted: list[str], origin: str, where: str) -> None:
-    missing = [name for name in wanted if name not in schema.names]
-    if missing:
-        raise EventsError(
-            f"{origin}: no column {', '.join(map(repr, missing))}; found "
-            f"{', '.join(schema.names)}; name the right ones under `{where}` in the spec"
-        )
 
 
 def _check_time(kind: pa.DataType, config: EventsConfig, origin: str) -> None:
@@ -284,7 +195,7 @@ def _times(column: pa.ChunkedArray, config: EventsConfig, origin: str) -> pa.Chu
     except pa.ArrowException as error:
         raise EventsError(
             f"{origin}: column {config.columns.time!r} is {column.type}; wanted times that fit "
-            f"{TIME_TYPE}: {_one_line(error)}"
+            f"{TIME_TYPE}: {one_line(error)}"
         ) from None
 
 
@@ -296,31 +207,6 @@ def _bound(before: int, kind: pa.DataType) -> pa.Scalar:
     if kind.unit == "ns":  # they end in 2262
         before = min(before, (2**63 - 1) // 1000)
     return pa.scalar(before, pa.timestamp("us", tz=kind.tz))
-
-
-def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind):
-        return _cast(column, pa.int64(), name)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _cast(column, pa.string(), name)
-    raise EventsError(f"{name} is {column.type}; wanted an integer or a string id")
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
-    if column.type == kind:
-        return column
-    if pa.types.is_boolean(column.type) or pa.types.is_nested(column.type):
-        raise EventsError(f"{name} is {column.type}; wanted {kind}")
-    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    if pa.types.is_floating(kind) and text:
-        raise EventsError(f"{name} is {column.type}; wanted a number")
-    try:
-        return column.cast(kind, safe=not pa.types.is_floating(kind))
-    except pa.ArrowException as error:
-        raise EventsError(f"{name} is {column.type}; wanted {kind}: {_one_line(error)}") from None
 
 
 def _drop_unusable(
@@ -383,7 +269,3 @@ def _empty(dataset: ds.Dataset, config: EventsConfig, path: str, before: int | N
 def now() -> int:
     """The current time in microseconds since 1970 UTC."""
     return time.time_ns() // 1000
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -115,8 +115,8 @@ class ItemTable:
 
         Args:
             vocabulary: its items come first, in code order.
-            items: item_id, title, category (see ``events.read_items``); items that the vocabulary
-                does not hold are appended in order of their id. None: nothing is known.
+            items: item_id, title, category (see ``catalogue.read_items``); items that the
+                vocabulary does not hold are appended in order of their id. None: nothing is known.
         """
         ids = vocabulary.item_ids
         if items is None:

@@ -78,7 +78,7 @@ class TaskLog:
 
     @classmethod
     def build(cls, packed: PackedEvents, items: pa.Table | None, folder: str = ".") -> TaskLog:
-        """Line up packed events with an item table (see ``events.read_items``), if there is one."""
+        """Line up packed events with an item table (see ``catalogue.read_items``), if any."""
         rows = np.repeat(np.arange(len(packed.users), dtype=np.int64), np.diff(packed.offsets))
         events = EventSlice(
             rows,

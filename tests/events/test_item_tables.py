@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from unirep_feast.catalogue import normalise_items, read_items
 from unirep_feast.config import ItemsConfig
 from unirep_feast.errors import EventsError
-from unirep_feast.events import normalise_items, read_items
 from unirep_feast.spec_file import parse_spec
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from unirep_feast.catalogue import read_items
 from unirep_feast.errors import EvaluationError, PluginError, SpecError, UnirepError, one_line
 from unirep_feast.evaluation.config import EvaluationConfig, TaskConfig
 from unirep_feast.evaluation.kinds import BUILT_IN
 from unirep_feast.evaluation.metrics import check_metric
-from unirep_feast.events import read_events, read_items
+from unirep_feast.events import read_events
 from unirep_feast.instants import MICROSECONDS_PER_DAY, format_instant
 from unirep_feast.packing import pack
 from unirep_feast.plugins import load_plugins

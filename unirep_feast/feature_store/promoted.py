@@ -14,8 +14,8 @@ from unirep_feast import snapshot
 from unirep_feast.blocks import Blocks, read_blocks
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CheckpointError, EventsError, StoreError, one_line
-from unirep_feast.events import open_dataset
 from unirep_feast.snapshot import BLOCKS, DIM, PROMOTED, RUN, VECTORS, Kind
+from unirep_feast.tables import open_dataset
 
 KeyType = Literal["int64", "string"]
 

@@ -6,16 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from unirep_feast.catalogue import read_items
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EventsError, one_line
-from unirep_feast.events import (
-    TIME_TYPE,
-    normalise_events,
-    open_dataset,
-    read_events,
-    read_items,
-)
+from unirep_feast.events import TIME_TYPE, normalise_events, read_events
 from unirep_feast.pipeline.loading import ReadEvents
+from unirep_feast.tables import open_dataset
 
 _COLUMNS = ("user_id", "item_id", "event_timestamp")
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from unirep_feast.catalog import Catalog, Run, default_catalog_url
+from unirep_feast.catalogue import read_items
 from unirep_feast.checkpoint import Checkpoint
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import CatalogError, CheckpointError, SpecError
-from unirep_feast.events import Events, now, read_events, read_items
+from unirep_feast.events import Events, now, read_events
 from unirep_feast.instants import format_instant
 from unirep_feast.items import Vocabulary
 from unirep_feast.packing import PackedEvents, pack

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from unirep_feast.catalogue import read_items
 from unirep_feast.config import RepresentationSpec
 from unirep_feast.errors import EvaluationError, one_line
-from unirep_feast.events import read_items
 from unirep_feast.pipeline.histories import read_histories
 from unirep_feast.pipeline.loading import ReadEvents
 from unirep_feast.snapshot import read_vectors

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unirep_feast.errors import EvaluationError, EventsError
-from unirep_feast.events import open_dataset
+from unirep_feast.tables import open_dataset
 from unirep_feast.task import TaskLog
 
 
