@@ -27,6 +27,8 @@ from unirep_feast.evaluation.ranking import (
 from unirep_feast.evaluation.scoring import measure
 
 _ROUNDS = 10
+#: Rounds without a gain worth the name, after which no more are tried.
+_PATIENCE, _GAIN = 3, 1e-6
 _SEED = 20_250_102
 _HALVES = 5
 #: Of a ranking: scores held at once, and validation rows looked at, at most.
@@ -87,12 +89,14 @@ def select(value: Value, count: int, users: np.ndarray) -> np.ndarray:
 def _taken(value: Value, count: int, some: np.ndarray) -> np.ndarray:
     """(k,) how often each member was taken when it was best, over that number."""
     taken, best, kept = np.zeros(count), -np.inf, np.full(count, 1 / count)
-    for _ in range(_ROUNDS):
+    stale = 0
+    while stale < _PATIENCE and taken.sum() < _ROUNDS:
         tried = [value(weights / weights.sum(), some) for weights in taken + np.eye(count)]
         pick = int(np.argmax(np.nan_to_num(tried, nan=-np.inf)))
         taken[pick] += 1
-        if tried[pick] > best:
-            best, kept = tried[pick], taken / taken.sum()
+        stale += 1
+        if tried[pick] > best + _GAIN:
+            best, kept, stale = tried[pick], taken / taken.sum(), 0
     return kept
 
 

@@ -20,6 +20,9 @@ from unirep_feast.task import Examples
 #: Scores held at once; sorting them takes several times as much memory.
 _CELLS = 1 << 22
 
+#: Positives of a row up to which what stands above each is counted, instead of sorting all.
+_FEW_POSITIVES = 8
+
 #: Neighbors tried; the number that is best on ``valid`` is used.
 NEIGHBORS = (10, 30, 100, 300)
 _SHARPNESS = 20.0  # of a cosine in the weight of a neighbor
@@ -75,14 +78,32 @@ def ranks_of(score: Score, examples: Examples, rows: np.ndarray) -> np.ndarray:
     place_in_popular[popular.numpy()] = np.arange(len(popular))
     found = []
     for some in _chunks(rows, len(popular)):
-        scores = score(some)[:, popular]
-        order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-        rank = torch.empty_like(order)
-        rank.scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
         row, place = _pairs(offsets, some)
-        wanted = place_in_popular[positives[place]]
-        found.append(rank[torch.from_numpy(row), torch.from_numpy(wanted)].numpy())
+        columns = torch.from_numpy(place_in_popular[positives[place]])
+        few = len(row) <= _FEW_POSITIVES * len(some)
+        ranks = _by_counting if few else _by_sorting
+        found.append(ranks(score(some)[:, popular], torch.from_numpy(row), columns).numpy())
     return np.concatenate(found).astype(np.int32) if found else np.empty(0, np.int32)
+
+
+def _by_counting(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rank some places of (b, m) scores, by what stands above each: cheap for few of them."""
+    found = []
+    step = max(_CELLS // scores.shape[1], 1)
+    number = torch.arange(scores.shape[1])
+    for row, column in zip(torch.split(rows, step), torch.split(columns, step), strict=True):
+        beside, mine = scores[row], scores[row, column][:, None]
+        before = (beside == mine) & (number < column[:, None])
+        found.append(((beside > mine) | before).sum(1))
+    return torch.cat(found) if found else rows
+
+
+def _by_sorting(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same, of many places a row."""
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
+    return rank[rows, columns]
 
 
 def offsets_of(examples: Examples, rows: np.ndarray) -> np.ndarray:

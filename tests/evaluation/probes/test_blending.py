@@ -189,8 +189,10 @@ def by_loop(losses: np.ndarray, some: np.ndarray) -> np.ndarray:
             mixed = sum(losses[i] for i in bag) / len(bag)
             tried.append(-float((mixed[some] ** 2).sum()))
         chosen.append(int(np.argmax(tried)))
-        if max(tried) > best:
+        if max(tried) > best + 1e-6:
             best, kept = max(tried), list(chosen)
+        if len(chosen) - len(kept) == 3:
+            break
     return np.bincount(kept, minlength=losses.shape[0]) / len(kept)
 
 

@@ -74,8 +74,12 @@ def test_cells_of_a_task(CONFIG: EvaluationConfig, problem_of: Any, ranking_of: 
     assert "fine_tune" not in {cell.probe for cell in wanted_cells(CONFIG, binary, True)}
 
 
-def test_ranks_are_counted_among_all_candidates(ranking_of: Any) -> None:
-    """Beside a loop; equal scores stand by popularity, then by place; unknown items last."""
+@pytest.mark.parametrize("few", [0, 16])
+def test_ranks_are_counted_among_all_candidates(
+    ranking_of: Any, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Beside a loop, counted or sorted; equal scores by popularity, then place; unknown last."""
+    monkeypatch.setattr("unirep_feast.evaluation.ranking._FEW_POSITIVES", few)
     split, features, space = ranking_of()
     scores = space.score(features).round(1)
     popularity = split.examples.popularity
