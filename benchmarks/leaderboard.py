@@ -37,9 +37,10 @@ def main() -> None:
         folder = ROOT / "examples" / "evaluation" / name / "data" / "evaluation" / name
         path = folder / "leaderboard.json"
         if path.exists():
-            kept[name] = board_of(json.loads(path.read_text()))
+            found = board_of(json.loads(path.read_text()))
+            kept[name] = {**kept.get(name, {}), **found}  # a control of before stays
         control = folder.parents[1] / "control" / "leaderboard.json"
-        if control.exists():
+        if control.exists() and name in kept:
             kept[name]["control"] = control_of(json.loads(control.read_text()))
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     boards = [kept[name] for name in DATA_SETS if name in kept]

@@ -37,7 +37,7 @@ from unirep_feast.evaluation.intrinsic import Measured, measure_all
 from unirep_feast.evaluation.leaderboard import leaderboard, pairs
 from unirep_feast.evaluation.lock import alone
 from unirep_feast.evaluation.results import Cells, ResultFolder, Row, document, to_csv
-from unirep_feast.evaluation.subject import Subject, item_space
+from unirep_feast.evaluation.subject import Subject, item_blocks, item_space
 from unirep_feast.evaluation.telling import Telling
 from unirep_feast.evaluation.tunable import can_fine_tune, fine_tuner
 from unirep_feast.feature_store.private_repo import PrivateRepo
@@ -166,8 +166,7 @@ class _Evaluation:
         tunable = can_fine_tune(run, made)
         blocks = run.manifest.blocks
         whole = (self.config, made, space is not None, tunable, self.options.control)
-        item_blocks = Subject(np.empty(0), np.empty(0), space, None, blocks).item_blocks
-        wanted = wanted_cells(*whole, tuple(blocks), item_blocks)
+        wanted = wanted_cells(*whole, tuple(blocks), item_blocks(space, blocks))
         self.total += len(wanted) - len(wanted_cells(*whole))  # not foreseen: blocks are the run's
         missing = missing_cells(cells, wanted)
         self.done += len(wanted) - len(missing)

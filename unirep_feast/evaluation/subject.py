@@ -65,16 +65,6 @@ class Subject:
             space = replace(space, vectors=part, known=space.known & part.any(1))
         return replace(self, features=self.features[:, start:stop], items=space, blocks={})
 
-    @property
-    def item_blocks(self) -> tuple[str, ...]:
-        """The blocks that item vectors have numbers in; none where a user has several vectors."""
-        space = self.items
-        if space is None or space.num_vectors > 1:
-            return ()
-        return tuple(
-            n for n, (start, stop) in self.blocks.items() if space.vectors[:, start:stop].any()
-        )
-
 
 def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | None:
     """Item vectors of a run lined up with a task's candidates; None where it has none."""
@@ -98,6 +88,13 @@ def item_space(run: Trained, made: SplitExamples, log: TaskLog) -> ItemSpace | N
     return ItemSpace(
         lined.astype(np.float32), known, run.spec.view.metric, run.manifest.num_vectors
     )
+
+
+def item_blocks(space: ItemSpace | None, blocks: Blocks) -> tuple[str, ...]:
+    """The blocks that item vectors have numbers in; none where a user has several vectors."""
+    if space is None or space.num_vectors > 1:
+        return ()
+    return tuple(n for n, (start, stop) in blocks.items() if space.vectors[:, start:stop].any())
 
 
 def only_block(data: ProbeData, subject: Subject, name: str) -> ProbeData:

@@ -123,6 +123,22 @@ def test_probabilities_and_logits_are_averaged_as_probabilities(
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-sure)), rtol=1e-6)
 
 
+def one_positive_each(made: Any, positives: np.ndarray, popularity: np.ndarray) -> ProbeData:
+    """A ranking in which each user has one item, and nothing is known of users."""
+    n = len(positives)
+    examples = Examples(
+        np.arange(n),
+        np.zeros(n, np.int64),
+        np.empty(0, np.float32),
+        candidates=np.arange(len(popularity)),
+        offsets=np.arange(n + 1),
+        positives=positives,
+        popularity=popularity,
+    )
+    split = made("ranking", ("mrr@10",), examples)
+    return ProbeData("ranking", np.empty((n, 0)), examples, split.train, split.valid, split.test)
+
+
 def test_rankings_are_blended_on_one_scale(made: Any) -> None:
     """Scores a thousand times larger do not drown others; who has none comes last."""
     n, m = 120, 30
@@ -130,17 +146,7 @@ def test_rankings_are_blended_on_one_scale(made: Any) -> None:
     first, second = draw.normal(size=(2, n, m)).astype(np.float32)
     first[:, 7] = -np.inf
     sums = np.where(np.isfinite(first), first + second, -np.inf)
-    examples = Examples(
-        np.arange(n),
-        np.zeros(n, np.int64),
-        np.empty(0, np.float32),
-        candidates=np.arange(m),
-        offsets=np.arange(n + 1),
-        positives=sums.argmax(1),
-        popularity=np.ones(m, np.float32),
-    )
-    split = made("ranking", ("mrr@10",), examples)
-    data = ProbeData("ranking", np.empty((n, 0)), examples, split.train, split.valid, split.test)
+    data = one_positive_each(made, sums.argmax(1), np.ones(m, np.float32))
     loud = ranking(data, lambda rows: torch.from_numpy(first[rows] * 1000))
     soft = ranking(data, lambda rows: torch.from_numpy(second[rows]))
 
@@ -148,9 +154,9 @@ def test_rankings_are_blended_on_one_scale(made: Any) -> None:
 
     assert both.ranks is not None and both.score is not None
     assert loud.ranks is not None and soft.ranks is not None
-    alone = max((1 / (one.ranks(split.test) + 1)).mean() for one in (loud, soft))  # type: ignore[misc]
-    assert (1 / (both.ranks(split.test) + 1)).mean() > alone + 0.1
-    assert torch.isfinite(both.score(split.test)).all()
+    alone = max((1 / (one.ranks(data.test) + 1)).mean() for one in (loud, soft))  # type: ignore[misc]
+    assert (1 / (both.ranks(data.test) + 1)).mean() > alone + 0.1
+    assert torch.isfinite(both.score(data.test)).all()
 
 
 def test_where_vectors_tell_nothing_popularity_is_left(made: Any) -> None:
@@ -158,23 +164,13 @@ def test_where_vectors_tell_nothing_popularity_is_left(made: Any) -> None:
     n, m = 300, 40
     draw = np.random.default_rng(2)
     popularity = (100 * 0.8 ** np.arange(m)).astype(np.float32)
-    examples = Examples(
-        np.arange(n),
-        np.zeros(n, np.int64),
-        np.empty(0, np.float32),
-        candidates=np.arange(m),
-        offsets=np.arange(n + 1),
-        positives=draw.choice(m, n, p=popularity / popularity.sum()),
-        popularity=popularity,
-    )
-    split = made("ranking", ("mrr@10",), examples)
-    data = ProbeData("ranking", np.empty((n, 0)), examples, split.train, split.valid, split.test)
+    data = one_positive_each(made, draw.choice(m, n, p=popularity / popularity.sum()), popularity)
     noise = draw.normal(size=(n, m)).astype(np.float32)
     blended = blend(data, [ranking(data, lambda rows: torch.from_numpy(noise[rows]))], "mrr@10")
 
     assert blended.ranks is not None
-    popular = ranks_of(by_popularity(examples), examples, split.test)
-    assert (blended.ranks(split.test) == popular).mean() > 0.9
+    popular = ranks_of(by_popularity(data.examples), data.examples, data.test)
+    assert (blended.ranks(data.test) == popular).mean() > 0.9
     assert (popular == 0).mean() > 0.1
 
 
