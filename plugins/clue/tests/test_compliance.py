@@ -66,7 +66,9 @@ class TestPlugin(PluginTests):
 class TestEncoder(EncoderTests):
     @pytest.fixture(params=BACKBONES)
     def recipe(self, request: pytest.FixtureRequest) -> Recipe:
-        return _recipe(encoder={"backbone": request.param})
+        starts = {"gru": "cooccurrence"}
+        start = starts.get(request.param, "random")
+        return _recipe(encoder={"backbone": request.param, "start": start})
 
 
 class TestObjective(ObjectiveTests):

@@ -29,6 +29,11 @@ class EncoderSettings(_Settings):
     dim: int = Field(64, ge=1, description="numbers per user vector, d")
     max_events: int = Field(50, ge=1, description="the most recent events that are looked at, n")
     dropout: float = Field(0.5, ge=0, le=0.95, description="share of activations set to zero")
+    start: Literal["random", "cooccurrence"] = Field(
+        "random",
+        description="what item embeddings begin with; cooccurrence: with which items users have in "
+        "common, see `unirep_feast.item_vectors`",
+    )
     blocks: int = Field(
         2, ge=1, description="self-attention blocks, GRU layers, or pairs of dilated convolutions"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import PAD, UNK, SequenceBatch
 from unirep_feast.encoder import Encoded
+from unirep_feast.item_vectors import begin_items
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Window
 from unirep_feast_clue.backbone import SHARED_STD, Backbone
@@ -37,12 +39,18 @@ class ClueEncoder(nn.Module):
     Args:
         codes: V, number of codes in the vocabulary, PAD, MASK and UNK included.
         settings: see :class:`EncoderSettings`.
+        prepared: from ``prepare_start``.
     """
 
     num_vectors = 1
     depends_on_as_of = False
 
-    def __init__(self, codes: int, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        codes: int,
+        settings: EncoderSettings,
+        prepared: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.codes = codes
         self.dim = settings.dim
@@ -50,6 +58,7 @@ class ClueEncoder(nn.Module):
         # [UR] is the row behind the items: no code of an event can ever stand for it.
         self.tokens = nn.Embedding(codes + 1, settings.dim, padding_idx=PAD)
         nn.init.normal_(self.tokens.weight, std=settings.dim**-0.5)
+        begin_items(self.tokens.weight, prepared)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
             self.tokens.weight[codes].normal_(std=SHARED_STD)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unirep_feast.encoder import Encoder
-    from unirep_feast.hookspecs import RegisterEncoder, RegisterObjective, RegisterSampler
+    from unirep_feast.hookspecs import Fit, RegisterEncoder, RegisterObjective, RegisterSampler
     from unirep_feast.objective import Objective
     from unirep_feast.sampler import Sampler
-    from unirep_feast.sequences import Vocabulary
+    from unirep_feast.sequences import Sequences, Vocabulary
 
 #: The plugin API this distribution was written for.
 UNIREP_API = 1
@@ -33,14 +33,21 @@ UNIREP_API = 1
 def unirep_register_encoders(register: RegisterEncoder) -> None:
     """Offer the backbone."""
 
+    def prepare(
+        settings: EncoderSettings, vocabulary: Vocabulary, sequences: Sequences, fit: Fit
+    ) -> Mapping[str, Tensor]:
+        from unirep_feast.item_vectors import prepare_start
+
+        return prepare_start(settings.start, sequences, settings.dim)
+
     def build(
         settings: EncoderSettings, vocabulary: Vocabulary, prepared: Mapping[str, Tensor]
     ) -> Encoder:
         from unirep_feast_clue.encoder import ClueEncoder
 
-        return ClueEncoder(len(vocabulary), settings)
+        return ClueEncoder(len(vocabulary), settings, prepared)
 
-    register("clue", build, EncoderSettings)
+    register("clue", build, EncoderSettings, prepare)
 
 
 @hookimpl

@@ -57,7 +57,7 @@ class TestEncoder(EncoderTests):
 class TestEncoderWithFewIds(EncoderTests):
     @pytest.fixture
     def recipe(self) -> Recipe:
-        return _recipe(encoder={"top_items": 5, "category": "last"})
+        return _recipe(encoder={"top_items": 5, "category": "last", "start": "cooccurrence"})
 
 
 class TestObjective(ObjectiveTests):

@@ -36,6 +36,11 @@ class EncoderSettings(_Settings):
     history_days: int = Field(
         365, ge=1, description="days before the as-of time that are looked at, D1"
     )
+    start: Literal["random", "cooccurrence"] = Field(
+        "random",
+        description="what the embeddings of item ids begin with; cooccurrence: with which items "
+        "users have in common, see `unirep_feast.item_vectors`",
+    )
     item_dim: int = Field(128, ge=1, description="numbers per item id, d_i")
     category_dim: int = Field(128, ge=1, description="numbers per category id, d_c")
     word_dim: int = Field(32, ge=1, description="numbers per word of a title, d_w")

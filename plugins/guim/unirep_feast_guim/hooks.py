@@ -28,9 +28,11 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
     def prepare(
         settings: EncoderSettings, vocabulary: Vocabulary, sequences: Sequences, fit: Fit
     ) -> Mapping[str, Tensor]:
+        from unirep_feast.item_vectors import prepare_start
         from unirep_feast_guim.catalogue import fit_catalogue
 
-        return fit_catalogue(settings, sequences.items)
+        start = prepare_start(settings.start, sequences, settings.item_dim)
+        return {**fit_catalogue(settings, sequences.items), **start}
 
     def build(
         settings: EncoderSettings, vocabulary: Vocabulary, prepared: Mapping[str, Tensor]

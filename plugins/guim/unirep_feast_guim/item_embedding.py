@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unirep_feast.batch import FIRST_ITEM, UNK
+from unirep_feast.item_vectors import begin_items
 from unirep_feast.item_words import MeanWords
 from unirep_feast.items import ItemTable
 from unirep_feast_guim.bert import one_layer
@@ -40,6 +41,7 @@ class ItemEmbedding(nn.Module):
         with torch.no_grad():
             # Where every item has an id of its own, the common one is never trained: say nothing.
             self.ids.weight[0] = 0
+        begin_items(self.ids.weight[1:], prepared, FIRST_ITEM)
         self.words = MeanWords(prepared, settings.text, settings.word_dim)
         inputs = settings.category_dim + settings.item_dim + settings.word_dim
         self.project = one_layer(inputs, settings.width, "gelu")

@@ -49,7 +49,7 @@ class TestEncoder(EncoderTests):
     @pytest.fixture(
         params=[
             {"behavior": "text"},
-            {"behavior": "id"},
+            {"behavior": "id", "start": "cooccurrence"},
             {"behavior": "text", "text": {"max_size": 5, "categories": True}},
             {"vectors": 1, "interests": 1},
             {"vectors": 1, "aggregation": "mean"},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import FIRST_ITEM, PAD, UNK
 from unirep_feast.errors import EventsError
+from unirep_feast.item_vectors import begin_items
 from unirep_feast.item_words import MeanWords, fit_words
 from unirep_feast.items import ItemTable
 from unirep_feast_icl.config import BehaviorSettings
@@ -58,9 +59,10 @@ class TextBehaviors(Behaviors):
 class IdBehaviors(Behaviors):
     """One embedding per item of the vocabulary; all others share UNK's."""
 
-    def __init__(self, codes: int, dim: int) -> None:
+    def __init__(self, codes: int, dim: int, prepared: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.items = _embedding(codes, dim)
+        begin_items(self.items.weight, prepared)
 
     def bind(self, items: ItemTable) -> None:
         """Accept an item table; only ids are read."""
@@ -73,7 +75,7 @@ class IdBehaviors(Behaviors):
 
 
 def prepare_behaviors(settings: BehaviorSettings, items: ItemTable) -> dict[str, Tensor]:
-    """Fit the words of titles, for an encoder's ``prepare``; nothing for ``behavior: id``.
+    """Fit the words of titles, for an encoder's ``prepare``; nothing for ids.
 
     Raises:
         EventsError: titles are wanted and there is not one word.
@@ -95,7 +97,7 @@ def build_behaviors(
 ) -> Behaviors:
     """Build what the settings ask for, over V ``codes``."""
     if settings.behavior == "id":
-        return IdBehaviors(codes, settings.dim)
+        return IdBehaviors(codes, settings.dim, prepared)
     return TextBehaviors(settings, prepared)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,20 @@ class BehaviorSettings(_Settings):
     dim: int = Field(256, ge=1, description="numbers per vector, D")
     vectors: int = Field(5, ge=1, description="vectors per user, K")
     max_events: int = Field(320, ge=1, description="the most recent behaviors that are looked at")
+    start: Literal["random", "cooccurrence"] = Field(
+        "random",
+        description="what the embeddings of `behavior: id` begin with; cooccurrence: with which "
+        "items users have in common, see `unirep_feast.item_vectors`",
+    )
+
+    @model_validator(mode="after")
+    def _ids_start(self) -> Self:
+        if self.start != "random" and self.behavior != "id":
+            raise ValueError(
+                f"`start: {self.start}` is of items, found `behavior: {self.behavior}`; set "
+                "`behavior: id`"
+            )
+        return self
 
 
 class EncoderSettings(BehaviorSettings):

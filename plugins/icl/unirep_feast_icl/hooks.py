@@ -34,9 +34,11 @@ def unirep_register_encoders(register: RegisterEncoder) -> None:
     def prepare(
         settings: BehaviorSettings, vocabulary: Vocabulary, sequences: Sequences, fit: Fit
     ) -> Mapping[str, Tensor]:
+        from unirep_feast.item_vectors import prepare_start
         from unirep_feast_icl.behaviors import prepare_behaviors
 
-        return prepare_behaviors(settings, sequences.items)
+        start = prepare_start(settings.start, sequences, settings.dim)
+        return {**prepare_behaviors(settings, sequences.items), **start}
 
     def dictionary(
         settings: EncoderSettings, vocabulary: Vocabulary, prepared: Mapping[str, Tensor]

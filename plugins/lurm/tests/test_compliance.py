@@ -50,6 +50,7 @@ class TestEncoder(EncoderTests):
             {},
             {"items": "id", "clustering": "kmeans"},
             {"items": "word2vec"},
+            {"items": "cooccurrence", "start": "centres", "item_dim": 8, "dim": 8},
             {"assignment": "soft", "nearest": 2, "clustering": "kmeans"},
             {"scales": ["year"], "anchors": 1},
             {"scales": ["season", "year"], "share_scales": False, "share_anchors": False},
@@ -59,6 +60,7 @@ class TestEncoder(EncoderTests):
             "text",
             "id",
             "word2vec",
+            "cooccurrence, from centres",
             "soft",
             "yearly, 1 anchor",
             "own GRUs",
@@ -77,7 +79,7 @@ class TestBag(EncoderTests):
 
 
 class TestItems(EncoderTests):
-    @pytest.fixture(params=["text", "id"])
+    @pytest.fixture(params=["text", "id", "cooccurrence"])
     def recipe(self, request: pytest.FixtureRequest) -> Recipe:
         return _items(items=request.param)
 

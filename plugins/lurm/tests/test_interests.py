@@ -22,7 +22,8 @@ from unirep_feast.testing.recipe import fit
 from unirep_feast.testing.world import make_sequences
 from unirep_feast.text import TextSettings
 from unirep_feast_lurm.clustering import assign
-from unirep_feast_lurm.config import InterestSettings, ItemSettings
+from unirep_feast_lurm.config import EncoderSettings, InterestSettings, ItemSettings
+from unirep_feast_lurm.encoder import LurmEncoder
 from unirep_feast_lurm.interests import Interests, prepare_interests, prepare_items, prepare_words
 from unirep_feast_lurm.items import ItemEncoder, ResidualBlock
 
@@ -59,7 +60,7 @@ def with_more(items: ItemTable, titles: list[str | None]) -> ItemTable:
 
 
 @pytest.mark.parametrize("clustering", ["hdsc", "kmeans"])
-@pytest.mark.parametrize("items", ["text", "id", "word2vec"])
+@pytest.mark.parametrize("items", ["text", "id", "word2vec", "cooccurrence"])
 def test_every_item_with_a_vector_has_an_interest(
     past: Sequences, items: str, clustering: str
 ) -> None:
@@ -275,3 +276,15 @@ def test_word2vec_brings_words_of_one_context_together() -> None:
     mug, cup, rake = (vectors[code[word]] for word in ("mug", "cup", "rake"))
     assert torch.cosine_similarity(mug, cup, 0) > torch.cosine_similarity(mug, rake, 0) + 0.2
     assert not bool(vectors[:2].any())
+
+
+def test_interest_embeddings_begin_with_their_centres(past: Sequences) -> None:
+    """Only where their widths agree; a refusal says which they are."""
+    wide = {"items": "cooccurrence", "start": "centres", "item_dim": 8, "dim": 8, "interests": 7}
+    settings = EncoderSettings.model_validate(wide)
+    prepared = prepare_interests(settings, past, fit)
+    encoder = LurmEncoder(len(past.vocabulary), settings, prepared)
+
+    assert torch.equal(encoder.anchors.interests.detach(), prepared["interests.centres"])
+    with pytest.raises(ValueError, match=r"needs `dim` equal to `item_dim`, found 16 and 8"):
+        EncoderSettings.model_validate({**wide, "dim": 16})

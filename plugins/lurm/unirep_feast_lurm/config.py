@@ -22,10 +22,12 @@ class _Settings(BaseModel):
 class ItemSettings(_Settings):
     """Where item vectors come from (section 3.1.1)."""
 
-    items: Literal["text", "id", "word2vec"] = Field(
+    items: Literal["text", "id", "word2vec", "cooccurrence"] = Field(
         "text",
         description="text: words of titles, learnt by contrast (Eq 1-3); id: one vector per item, "
-        "learnt alike, for logs without titles; word2vec: mean of word2vec's vectors of the words",
+        "learnt alike, for logs without titles; word2vec: mean of word2vec's vectors of the words; "
+        "cooccurrence: by which items users have in common, not learnt further, see "
+        "`unirep_feast.item_vectors`",
     )
     text: TextSettings = Field(
         TextSettings(max_size=178_422),
@@ -76,6 +78,11 @@ class EncoderSettings(InterestSettings):
 
     anchors: int = Field(10, ge=1, description="anchors, M: vectors per user")
     dim: int = Field(128, ge=1, description="numbers per vector, H")
+    start: Literal["random", "centres"] = Field(
+        "random",
+        description="what interest embeddings W^e begin with; centres: the interests' centres, "
+        "which needs `dim` equal to `item_dim`",
+    )
     scales: tuple[Scale, ...] = Field(
         ("month", "year"),
         min_length=1,
@@ -88,6 +95,15 @@ class EncoderSettings(InterestSettings):
     max_days: float | None = Field(
         None, gt=0, description="only behaviors of the last so many days; null: the whole lifetime"
     )
+
+    @model_validator(mode="after")
+    def _centres_fit(self) -> EncoderSettings:
+        if self.start == "centres" and self.dim != self.item_dim:
+            raise ValueError(
+                f"`start: centres` needs `dim` equal to `item_dim`, found {self.dim} and "
+                f"{self.item_dim}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _distinct_scales(self) -> EncoderSettings:

@@ -69,6 +69,9 @@ class LurmEncoder(nn.Module):
         self.scales = [MONTHS[scale] for scale in settings.scales]
         self.interests = Interests(codes, settings, prepared)
         self.anchors = MultiAnchor(self.interests.count, settings.anchors, settings.dim)
+        if settings.start == "centres":
+            with torch.no_grad():
+                self.anchors.interests.copy_(prepared["interests.centres"])
         self.grus_per_scale = 1 if settings.share_anchors else settings.anchors
         self.share_scales = settings.share_scales
         count = self.grus_per_scale * (1 if settings.share_scales else len(self.scales))

@@ -12,6 +12,7 @@ from torch import Tensor
 from unirep_feast.batch import FIRST_ITEM
 from unirep_feast.errors import EventsError
 from unirep_feast.hookspecs import Fit
+from unirep_feast.item_vectors import cooccurrence_vectors
 from unirep_feast.item_words import fit_words, load_words
 from unirep_feast.items import ItemTable
 from unirep_feast.sequences import Sequences
@@ -23,7 +24,7 @@ from unirep_feast_lurm.config import (
     PairObjectiveSettings,
     PairSettings,
 )
-from unirep_feast_lurm.items import WEIGHTS, ItemEncoder
+from unirep_feast_lurm.items import BY_ID, UNTRAINED, WEIGHTS, ItemEncoder
 from unirep_feast_lurm.pairs import PairObjective, PairSampler
 from unirep_feast_lurm.word2vec import fit_word2vec
 
@@ -41,12 +42,12 @@ _STAGE: dict[str, Any] = {
 
 
 def prepare_words(settings: ItemSettings, sequences: Sequences) -> dict[str, Tensor]:
-    """Fit the words of titles and the word limit; nothing for ``items: id``.
+    """Fit the words of titles and the word limit; nothing where items are their ids.
 
     Raises:
         EventsError: titles are wanted and there is not one word.
     """
-    if settings.items == "id":
+    if settings.items in BY_ID:
         return {}
     items = sequences.items
     prepared = fit_words(items, settings.text)
@@ -61,7 +62,9 @@ def prepare_words(settings: ItemSettings, sequences: Sequences) -> dict[str, Ten
 
 
 def prepare_untrained(settings: ItemSettings, sequences: Sequences) -> dict[str, Tensor]:
-    """Fit words, and where they come from word2vec their vectors; see :func:`prepare_words`."""
+    """Fit words, and vectors that are not learnt by contrast; see :func:`prepare_words`."""
+    if settings.items == "cooccurrence":
+        return {WEIGHTS + "table.items.weight": cooccurrence_vectors(sequences, settings.item_dim)}
     seed = torch.initial_seed()
     prepared = prepare_words(settings, sequences)
     if settings.items != "word2vec":
@@ -75,7 +78,7 @@ def prepare_untrained(settings: ItemSettings, sequences: Sequences) -> dict[str,
 def prepare_items(settings: InterestSettings, sequences: Sequences, fit: Fit) -> dict[str, Tensor]:
     """Fit words and item vectors (section 3.1.1), those of words or items with the host's loop."""
     prepared = prepare_untrained(settings, sequences)
-    if settings.items == "word2vec":
+    if settings.items in UNTRAINED:
         return prepared
     encoder = ItemEncoder(len(sequences.vocabulary), settings, prepared)
     encoder.bind(sequences.items)

@@ -20,6 +20,10 @@ from unirep_feast_lurm.config import ItemSettings
 #: Prefix of the item encoder's weights in the prepared state.
 WEIGHTS = "items.encoder."
 
+#: Kinds of item vectors that read no titles, and those that are not learnt by contrast.
+BY_ID = frozenset({"id", "cooccurrence"})
+UNTRAINED = frozenset({"word2vec", "cooccurrence"})
+
 
 class ResidualBlock(nn.Module):
     """Two layers around which the input is added; the paper says no more of its blocks."""
@@ -80,11 +84,11 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.dim = d = settings.item_dim
         self.table: MeanWords | IdTable
-        if settings.items == "id":
+        if settings.items in BY_ID:
             self.table = IdTable(codes, d)
         else:
             self.table = MeanWords(prepared, limited(settings, prepared), d)
-        blocks = 0 if settings.items == "word2vec" else 2
+        blocks = 0 if settings.items in UNTRAINED else 2
         self.project = nn.Sequential(*(ResidualBlock(d) for _ in range(blocks)))
         trained = {
             key.removeprefix(WEIGHTS): value

@@ -53,7 +53,7 @@ class TestEncoder(EncoderTests):
             {"preset": "naml"},
             {"preset": "lstur"},
             {"preset": "nrms"},
-            {"preset": "gru4rec"},
+            {"preset": "gru4rec", "start": "cooccurrence"},
             {"preset": "nativectr"},
             {"preset": "bert4rec"},
             {"behavior": "words", "aggregator": "max"},

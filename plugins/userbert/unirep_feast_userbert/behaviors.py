@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unirep_feast.batch import FIRST_ITEM, UNK
 from unirep_feast.errors import EventsError
+from unirep_feast.item_vectors import begin_items
 from unirep_feast.item_words import MeanWords, fit_words
 from unirep_feast.items import ItemTable
 from unirep_feast_userbert.config import EncoderSettings
@@ -18,10 +19,11 @@ from unirep_feast_userbert.words import TitleBehaviors
 class IdBehaviors(nn.Module):
     """One embedding per item of the vocabulary; all others share UNK's."""
 
-    def __init__(self, codes: int, dim: int) -> None:
+    def __init__(self, codes: int, dim: int, prepared: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.items = nn.Embedding(codes, dim)
         nn.init.normal_(self.items.weight, std=dim**-0.5)
+        begin_items(self.items.weight, prepared)
 
     def bind(self, items: ItemTable) -> None:
         """Accept an item table; only ids are read."""
@@ -82,7 +84,7 @@ def build_behaviors(
     """Build what the settings ask for, over V ``codes``."""
     kind = settings.parts.behavior
     if kind == "id":
-        return IdBehaviors(codes, settings.dim)
+        return IdBehaviors(codes, settings.dim, prepared)
     if kind == "words":
         return MeanBehaviors(settings, prepared)
     return TitleBehaviors(settings, prepared)

@@ -60,6 +60,11 @@ class EncoderSettings(_Settings):
     dim: int = Field(256, ge=1, description="numbers per vector, hidden ones too")
     dropout: float = Field(0.2, ge=0, le=0.95, description="share of activations set to zero")
     max_events: int = Field(100, ge=1, description="the most recent behaviors that are looked at")
+    start: Literal["random", "cooccurrence"] = Field(
+        "random",
+        description="what the embeddings of `behavior: id` begin with; cooccurrence: with which "
+        "items users have in common, see `unirep_feast.item_vectors`",
+    )
     text: TextSettings = Field(TextSettings(max_words=30), description="how titles become words")
     window: int = Field(3, ge=1, description="words or behaviors under a CNN's filter; odd")
     query: int = Field(200, ge=1, description="width of attentive pooling's query")
@@ -70,6 +75,15 @@ class EncoderSettings(_Settings):
         """The preset's parts, with those that are named explicitly in their place."""
         named = {name: getattr(self, name) for name in Parts._fields}
         return PRESETS[self.preset]._replace(**{k: v for k, v in named.items() if v is not None})
+
+    @model_validator(mode="after")
+    def _ids_start(self) -> EncoderSettings:
+        if self.start != "random" and self.parts.behavior != "id":
+            raise ValueError(
+                f"`start: {self.start}` is of items, found `behavior: {self.parts.behavior}`; set "
+                "`behavior: id`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shapes(self) -> EncoderSettings:
