@@ -14,7 +14,7 @@ from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import LoadedTask, SplitExamples
 from unirep_feast.evaluation.leaderboard import leaderboard
 from unirep_feast.evaluation.results import Cells, Row
-from unirep_feast.evaluation.subject import Subject
+from unirep_feast.evaluation.subject import PUBLISHED, Subject
 from unirep_feast.task import Examples
 
 CONFIG = EvaluationConfig.model_validate(
@@ -88,6 +88,25 @@ def test_a_block_scores_as_its_numbers_alone_would(probe: str, everyone: bool) -
 
     assert found.probe == f"{probe}:signal"
     assert found.value == wanted.value > 0.6
+
+
+def test_what_the_view_publishes_stands_beside_every_block() -> None:
+    """A block is probed with it, and it alone like a block; a shuffle of labels moves it along."""
+    _, features = world()
+    known = np.ones(N, bool)
+    told, rest = features[:, 60:], features[:, :60]
+    blocks = {PUBLISHED: (0, 0), "noise": (0, 60)}
+    whole = Subject(rest, known, None, None, blocks, told)
+
+    def scored(subject: Subject, cell: Wanted) -> float:
+        return on_test(rows_of(subject, [cell]), cell.key).value
+
+    alone = scored(whole, Wanted("logistic", 1, 0, block=PUBLISHED))
+    assert alone == scored(Subject(told, known, None, None), Wanted("logistic", 1, 0)) > 0.8
+    beside = scored(whole, Wanted("logistic", 1, 0, block="noise"))
+    both = np.concatenate((rest, told), axis=1)
+    assert beside == scored(Subject(both, known, None, None), Wanted("logistic", 1, 0))
+    assert abs(scored(whole, Wanted("logistic", 1, 0, control=True)) - 0.5) < 0.2
 
 
 def test_the_leaderboard_takes_the_block_that_is_best_on_valid() -> None:

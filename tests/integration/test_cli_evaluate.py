@@ -109,10 +109,10 @@ def test_one_command_trains_encodes_probes_and_ranks(market: Any, cli: Cli) -> N
     }
     assert found["tasks"][2]["as_of"] == ["2020-03-01T00:00:00Z", "2020-03-06T00:00:00Z"]
     rows = found["rows"]
+    numbers = {"logistic", "mlp", "boosting"}
     assert {row["probe"] for row in rows if row["task"] == "churn"} == {
-        "logistic",
-        "mlp",
-        "boosting",
+        *numbers,
+        *(f"{probe}:published" for probe in numbers),
     }
     assert {row["probe"] for row in rows if row["task"] == "cmp_s"} == {
         "direct",
@@ -189,6 +189,45 @@ def test_features_are_what_get_historical_features_answers(market: Any, cli: Cli
         assert np.array_equal(vectors[known], feast.vectors.numpy()[known])
         assert known.any() == (when != "2020-02-28")
         assert not known[-1]
+
+
+def test_published_numbers_are_of_events_before_each_time(market: Any, cli: Cli) -> None:
+    """How many events and how long ago, as a loop over the log counts them; zeros for strangers."""
+    evaluate(cli, market, "--task", "cmp_s")
+    (run,) = runs(market)
+    spec_path = work(market) / "feast" / run.representation / f"{run.representation}.yaml"
+    repo = PrivateRepo(load_spec(spec_path), spec_path.parent)
+    log = pq.read_table(market.folder / "events.parquet").to_pydict()
+    # Users repeat, stand in no order, and are asked about at two times; 10,000 is nobody.
+    ids = [*range(239, -1, -3), *range(40), 10_000, 5, 5]
+    times = [parse_instant(T if i % 2 else "2020-03-06") for i in range(len(ids))]
+
+    found = repo.fetch_published(pa.array(ids), np.array(times))
+
+    met: dict[int, list[int]] = {}
+    columns = (log[name] for name in ("user_id", "event_timestamp", "item_id"))
+    for user, when, *_ in set(zip(*columns, strict=True)):  # a line that stands twice is one event
+        met.setdefault(user, []).append(int(when.timestamp() * 1e6))
+    for user, when, numbers in zip(ids, times, found, strict=True):
+        before = [time for time in met.get(user, []) if time < when]
+        wanted = [0.0, 0.0]
+        if before:
+            wanted = [np.log1p(len(before)), np.log1p((when - max(before)) / 86_400e6)]
+        np.testing.assert_allclose(numbers, wanted, rtol=1e-5)
+
+
+def test_published_numbers_can_be_left_out(market: Any, cli: Cli) -> None:
+    """Other figures, and no probe of them alone; of rankings nothing changes."""
+    first = evaluate(cli, market, "--no-intrinsic")
+    second = evaluate(cli, market, "--no-intrinsic", "--set", "published=false")
+
+    def values(found: dict[str, Any], task: str) -> list[Any]:
+        return [(r["probe"], r["value"]) for r in found["rows"] if r["task"] == task]
+
+    assert not any("published" in row["probe"] for row in second["rows"])
+    assert values(first, "cmp_s") == values(second, "cmp_s")
+    without = [one for one in values(first, "churn") if "published" not in one[0]]
+    assert without != values(second, "churn")
 
 
 @pytest.mark.parametrize("how", ["changed", "added"])
@@ -389,7 +428,7 @@ def test_an_encoder_is_fine_tuned_where_it_can_be(market: Any, cli: Cli) -> None
     (run,) = runs(market)
     home = work(market) / "unirep" / run.representation / "runs" / run.id
     probes = {row["probe"] for row in found["rows"]}
-    assert probes == {"fine_tune", "logistic"}
+    assert probes == {"fine_tune", "logistic", "logistic:published"}
     assert len(list(home.glob("checkpoints/*"))) >= 1
     again = evaluate(cli, market, "--no-intrinsic", "--work", market.folder / "fresh")
     assert [r["value"] for r in found["rows"]] == [r["value"] for r in again["rows"]]

@@ -137,7 +137,9 @@ def _shuffled(data: ProbeData, subject: Subject, seed: int) -> tuple[ProbeData, 
     order = np.arange(len(data.features))
     for rows in (data.train, data.valid, data.test):
         order[rows] = shuffle.permutation(rows)
-    moved = replace(subject, features=subject.features[order], known=subject.known[order])
+    beside = None if subject.published is None else subject.published[order]
+    features, known = subject.features[order], subject.known[order]
+    moved = replace(subject, features=features, known=known, published=beside)
     return replace(data, features=data.features[order]), moved
 
 

@@ -115,6 +115,11 @@ class EvaluationConfig(Frozen):
     blocks: bool = Field(
         True, description="where a vector has named blocks, probe each of them alone, too"
     )
+    published: bool = Field(
+        True,
+        description="give probes what the view publishes beside the vectors, too: the number of "
+        "events and the time since the last; not where things are ranked",
+    )
     mlp: MlpConfig = MlpConfig()
     logistic: LogisticConfig = LogisticConfig()
     boosting: BoostingConfig = BoostingConfig()
@@ -163,6 +168,7 @@ class EvaluationConfig(Frozen):
             "events": self.events.model_dump(mode="json"),
             "items": None if self.items is None else self.items.model_dump(mode="json"),
             "splits": self.splits.model_dump(mode="json"),
+            "published": self.published,
             "cut_off": self.time_of(task),
             "task": task.model_dump(
                 mode="json", exclude={"probes", "label_fractions", "description", "cut_off", "name"}

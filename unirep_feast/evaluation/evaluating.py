@@ -37,7 +37,13 @@ from unirep_feast.evaluation.intrinsic import Measured, measure_all
 from unirep_feast.evaluation.leaderboard import leaderboard, pairs
 from unirep_feast.evaluation.lock import alone
 from unirep_feast.evaluation.results import Cells, ResultFolder, Row, document, to_csv
-from unirep_feast.evaluation.subject import Subject, item_blocks, item_space
+from unirep_feast.evaluation.subject import (
+    PUBLISHED,
+    Subject,
+    item_blocks,
+    item_space,
+    takes_published,
+)
 from unirep_feast.evaluation.telling import Telling
 from unirep_feast.evaluation.tunable import can_fine_tune, fine_tuner
 from unirep_feast.feature_store.private_repo import PrivateRepo
@@ -164,7 +170,9 @@ class _Evaluation:
         cells = self.folder.cells(run.name, run.run.id, task.name, key)
         space = item_space(run, made, self.log)
         tunable = can_fine_tune(run, made)
-        blocks = run.manifest.blocks
+        blocks, beside = run.manifest.blocks, takes_published(self.config, made)
+        if beside:
+            blocks = {PUBLISHED: (0, 0), **blocks}
         whole = (self.config, made, space is not None, tunable, self.options.control)
         wanted = wanted_cells(*whole, tuple(blocks), item_blocks(space, blocks))
         self.total += len(wanted) - len(wanted_cells(*whole))  # not foreseen: blocks are the run's
@@ -174,8 +182,9 @@ class _Evaluation:
         if missing:
             users = self.log.users.take(pa.array(made.examples.users))
             features, known = repo.fetch(users, made.examples.as_of)
+            published = repo.fetch_published(users, made.examples.as_of) if beside else None
             tune = fine_tuner(self.config, run, made, self.log, self.telling.reader_of)
-            subject = Subject(features, known, space, tune, blocks)
+            subject = Subject(features, known, space, tune, blocks, published)
             leaks = run.leaks(min(made.loaded.times))
             about = About(self.config.name, run.name, run.run.id, run.run_seed, leaks)
             found = compute(self.config, made, subject, self.log.users, missing, cells, about)

@@ -22,7 +22,7 @@ from unirep_feast.evaluation.examples import (
 )
 from unirep_feast.evaluation.metrics import higher_is_better
 from unirep_feast.evaluation.results import Cells
-from unirep_feast.evaluation.subject import Subject, item_space
+from unirep_feast.evaluation.subject import Subject, item_space, takes_published
 from unirep_feast.evaluation.telling import Telling
 from unirep_feast.evaluation.trials import Judge, TuneOptions
 from unirep_feast.feature_store.private_repo import PrivateRepo
@@ -73,8 +73,12 @@ class JudgingTask:
         read = telling.reader_of(run.spec)
         run.encode(made.loaded.times, True, None, telling.notify, read)
         users = self.log.users.take(pa.array(made.examples.users))
-        features, known = PrivateRepo(run.spec, work / "feast").fetch(users, made.examples.as_of)
-        return Subject(features, known, item_space(run, made, self.log), None)
+        repo, when = PrivateRepo(run.spec, work / "feast"), made.examples.as_of
+        beside = takes_published(self.config, made)
+        published = repo.fetch_published(users, when) if beside else None
+        features, known = repo.fetch(users, when)
+        space = item_space(run, made, self.log)
+        return Subject(features, known, space, None, published=published)
 
     def _wanted(self, run: Trained, subject: Subject) -> list[Wanted]:
         """With all labels; without the index, which only comes near what ``direct`` finds."""

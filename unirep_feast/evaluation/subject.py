@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from unirep_feast.blocks import Blocks
 from unirep_feast.errors import EvaluationError
 from unirep_feast.evaluation.candidates import Trained
+from unirep_feast.evaluation.config import EvaluationConfig
 from unirep_feast.evaluation.examples import SplitExamples
 from unirep_feast.evaluation.probe_data import ProbeData
 from unirep_feast.evaluation.ranking import ItemSpace
@@ -32,6 +33,8 @@ class Subject:
         items: its item vectors, if it has any.
         fine_tune: trains the encoder itself.
         blocks: where each named part of the K · D numbers begins and ends; mostly none.
+        published: (n, 2) what the view publishes beside the vectors, see
+            :meth:`~unirep_feast.feature_store.private_repo.PrivateRepo.fetch_published`.
     """
 
     features: np.ndarray
@@ -39,6 +42,7 @@ class Subject:
     items: ItemSpace | None
     fine_tune: FineTune | None
     blocks: Blocks = field(default_factory=dict)
+    published: np.ndarray | None = None
 
     def item_scores(self, items: np.ndarray | None) -> np.ndarray:
         """(n,) how near the item that was shown is to the user; 0 where either has no vector."""
@@ -97,6 +101,19 @@ def item_blocks(space: ItemSpace | None, blocks: Blocks) -> tuple[str, ...]:
     return tuple(n for n, (start, stop) in blocks.items() if space.vectors[:, start:stop].any())
 
 
+#: What the view publishes beside the vectors, probed alone like a block of them.
+PUBLISHED = "published"
+
+
+def takes_published(config: EvaluationConfig, made: SplitExamples) -> bool:
+    """Whether a task's probes are given what a view publishes beside the vectors.
+
+    A model that fetches the vectors has it in the same call. Rankings compare users or items by
+    their vectors alone, and within an impression it is the same for all that was shown.
+    """
+    return config.published and made.loaded.task.problem not in ("ranking", "impressions")
+
+
 def only_block(data: ProbeData, subject: Subject, name: str) -> ProbeData:
     """One block of the vectors, beside what a probe is given that is no part of them."""
     start, stop = subject.blocks[name]
@@ -107,6 +124,8 @@ def only_block(data: ProbeData, subject: Subject, name: str) -> ProbeData:
 def probe_data(made: SplitExamples, subject: Subject) -> ProbeData:
     """Features and targets; a column says who has no vector, where somebody has none."""
     parts = [subject.features]
+    if subject.published is not None:
+        parts.append(subject.published)
     if not subject.known.all():
         parts.append((~subject.known)[:, None].astype(np.float32))
     examples, problem = made.examples, made.loaded.task.problem

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import yaml
 from feast import FeatureStore, RepoConfig
@@ -16,6 +17,7 @@ from unirep_feast.events import TIME_TYPE
 from unirep_feast.feature_store.historical_reading import user_vectors
 from unirep_feast.feature_store.views import representation
 from unirep_feast.files import atomic_path
+from unirep_feast.instants import MICROSECONDS_PER_DAY
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,34 @@ class PrivateRepo:
         """
         found = user_vectors(self.store, self.spec.name, self.entity_rows(ids, times))
         return found.vectors.numpy(), found.mask.numpy()
+
+    def fetch_published(self, ids: pa.Array, times: np.ndarray) -> np.ndarray:
+        """Fetch what the view publishes beside the vectors, by ``get_historical_features``.
+
+        Args:
+            ids: (n,) user ids.
+            times: (n,) int64 microseconds.
+
+        Returns:
+            (n, 2) float32: log(1 + events before the time), log(1 + days since the latest of them);
+            zeros where the user had no vector.
+        """
+        key = self.spec.view.join_key
+        rows = self.entity_rows(ids, times).group_by([key, "event_timestamp"]).aggregate([])
+        names = [f"{self.spec.name}:{name}" for name in ("history_length", "last_event")]
+        # Feast wants nanoseconds of pandas, and promises no order: joined back by who and when.
+        frame = rows.to_pandas(timestamp_as_object=False)
+        found = self.store.get_historical_features(frame, names).to_df()
+        found["when"] = _microseconds(found["event_timestamp"])
+        asked = pd.DataFrame({key: ids.to_pandas(), "when": times})
+        met = asked.merge(found, how="left", on=[key, "when"])
+        days = (times - _microseconds(met["last_event"])) / MICROSECONDS_PER_DAY
+        both = np.column_stack((met["history_length"].to_numpy(float), days))
+        known = met["last_event"].notna().to_numpy()
+        return np.asarray(np.log1p(np.where(known[:, None], both, 0)), np.float32)
+
+
+def _microseconds(times: pd.Series) -> np.ndarray:
+    """Instants as (n,) int64 microseconds; those that are missing as some number."""
+    utc = pd.to_datetime(times, utc=True).dt.tz_localize(None)
+    return np.asarray(utc.to_numpy("datetime64[us]").astype(np.int64))
