@@ -101,7 +101,7 @@ def _task(task: str, fraction: float, rows: Sequence[Row], cells: AllCells) -> l
     samples: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(row.representation for row in rows):
         mine = [row for row in rows if row.representation == name]
-        probe = _best_probe(mine, sign)
+        probe, valid = _best_probe(mine, sign)
         tested = [row for row in mine if row.split == "test" and row.probe == probe]
         values = np.array([row.value for row in tested])
         samples[name] = _samples(tested, cells)
@@ -115,6 +115,7 @@ def _task(task: str, fraction: float, rows: Sequence[Row], cells: AllCells) -> l
                 "mean": float(values.mean()),
                 "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
                 "n": len(values),
+                "valid": valid,
             }
         )
     entries.sort(key=lambda entry: -sign * entry["mean"])
@@ -128,15 +129,17 @@ def _task(task: str, fraction: float, rows: Sequence[Row], cells: AllCells) -> l
     return entries
 
 
-def _best_probe(rows: Sequence[Row], sign: int) -> str:
-    """The probe with the best mean on ``valid``; the index only repeats what ``direct`` says."""
-    scores = defaultdict(list)
+def _best_probe(rows: Sequence[Row], sign: int) -> tuple[str, float]:
+    """The probe best on ``valid``, and its mean there; the index only repeats ``direct``."""
+    scores: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.split == "valid":
             scores[row.probe].append(row.value)
     if len(scores) > 1:
         scores.pop("index", None)
-    return max(scores, key=lambda probe: (sign * float(np.mean(scores[probe])), probe))
+    means = {probe: float(np.mean(values)) for probe, values in scores.items()}
+    best = max(means, key=lambda probe: (sign * means[probe], probe))
+    return best, means[best]
 
 
 def _samples(rows: Sequence[Row], cells: AllCells) -> np.ndarray:

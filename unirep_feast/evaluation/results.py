@@ -242,8 +242,9 @@ def document(
             leakage_allowed events items``.
         rows: all of them.
         leaderboard: one per task, representation and label fraction: ``task representation probe
-            label_fraction metric mean std n rank p_value best``; ``p_value`` is of the paired
-            difference to the best of the task, null for the best itself.
+            label_fraction metric mean std n valid rank p_value best``; ``valid`` is the probe's
+            mean on the validation split, ``p_value`` is of the paired difference to the best of the
+            task, null for the best itself.
         intrinsic: one per figure: ``representation run as_of measure value``.
         about: ``created seconds command version control failures pairs``; ``pairs`` compares every
             two representations: ``task label_fraction first second difference p_value``.

@@ -88,6 +88,7 @@ def test_a_leaderboard_chooses_probes_by_validation_and_says_who_is_better(cells
         valid = [r for r in rows if r.representation == name and r.split == "valid" and r.primary]
         means = {p: np.mean([r.value for r in valid if r.probe == p]) for p in ("logistic", "mlp")}
         assert entry["probe"] == max(means, key=lambda probe: means[probe])
+        assert entry["valid"] == pytest.approx(max(means.values()))
         tested = [
             row.value
             for row in rows
