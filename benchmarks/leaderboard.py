@@ -72,6 +72,7 @@ def board_of(document: dict[str, Any]) -> Board:
             for task in document["tasks"]
         },
         "train_seconds": {r["name"]: r["train_seconds"] for r in document["representations"]},
+        "probe_seconds": _probe_seconds(document["rows"]),
         "figures": figures,
         "p_values": {
             f"{pair['task']}: {pair['first']}, {pair['second']}": pair["p_value"]
@@ -79,6 +80,13 @@ def board_of(document: dict[str, Any]) -> Board:
             if pair["label_fraction"] == 1
         },
     }
+
+
+def _probe_seconds(rows: list[dict[str, Any]]) -> float:
+    """Of all cells; every row of a cell tells the same."""
+    names = ("representation", "run", "task", "probe", "label_fraction", "seed", "control")
+    cells = {tuple(row[name] for name in names): row["seconds"] for row in rows}
+    return round(sum(cells.values()), 1)
 
 
 def control_of(document: dict[str, Any]) -> dict[str, list[float]]:
@@ -105,8 +113,19 @@ def section(board: Board) -> str:
         lines.append(f"| {name} | {ranks[name]:.1f} | " + " | ".join(cells) + " |")
     chance = " | ".join(f"{task['chance']:.3f}" for task in tasks.values())
     lines += [f"| *knowing nothing* | | {chance} |", ""]
-    counts = [*papers(board), *untrained(board), *universal(board), *control(board)]
+    counts = [*took(board), *papers(board), *untrained(board), *universal(board), *control(board)]
     return "\n".join([*lines, *counts, ""])
+
+
+def took(board: Board) -> list[str]:
+    """How long it took, over all calls that it was done in."""
+    if "probe_seconds" not in board:
+        return []
+    training, probes = sum(board["train_seconds"].values()) / 60, board["probe_seconds"] / 60
+    return [
+        f"- Wall time of {len(board['figures'])} representations on one thread: {training:.0f} "
+        f"minutes of training, {probes:.0f} minutes of probes."
+    ]
 
 
 def papers(board: Board) -> list[str]:
