@@ -50,7 +50,10 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (ROOT / "feature_repo" / "feature_store.yaml").read_text()
     )
     run(folder, "unirep", "data", "synth", "data", "--users", "120", "--seed", "7")
-    common = {"events": {"path": "data/events.parquet"}}
+    common = {
+        "events": {"path": "data/events.parquet"},
+        "items": {"path": "data/items.parquet"},
+    }
     training = {"until": UNTIL, "device": "cpu", "threads": 1}
     tfidf = {
         "name": "tfidf",
@@ -60,7 +63,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     universal = yaml.safe_load((ROOT / "examples/evaluation/universal.yaml").read_text())
     universal["training"] |= training
     sizes: dict[str, dict[str, Any]] = {
-        "lifetime": {"interests": 10, "anchors": 2, "dim": 4, "item_steps": 3},
+        "lifetime": {"interests": 10, "anchors": 2, "dim": 4, "item_dim": 4},
+        "interests": {"dim": 8},
         "taste": {"dim": 6},
         "factors": {"dim": 5},
     }
@@ -114,7 +118,9 @@ def test_universal_names_its_blocks(repo: Path) -> None:
     view = FeatureStore(str(repo)).get_feature_view("universal")
     blocks = blocks_of(view)
 
-    assert list(blocks) == ["lifetime", "future", "rhythm", "taste", "factors", "company"]
+    spec = yaml.safe_load((ROOT / "examples/evaluation/universal.yaml").read_text())
+    assert list(blocks) == [each["name"] for each in spec["encoder"]["settings"]["members"]]
+    assert list(blocks)[:4] == ["lifetime", "future", "interests", "rhythm"]
     ends = [0, *(stop for _, stop in blocks.values())]
     assert [start for start, _ in blocks.values()] == ends[:-1]
     width = pq.read_table(snapshot(repo, "universal", LATER))["vector"][0]
@@ -162,7 +168,7 @@ def test_time_alone_moves_the_rhythm_and_nothing_else(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("view", "name", "message"),
     [
-        ("universal", "mood", "has no block 'mood'; found lifetime, future, rhythm, taste"),
+        ("universal", "mood", "has no block 'mood'; found lifetime, future, interests, rhythm"),
         ("tfidf", "taste", "has no block 'taste'; found none: its vectors are of one piece"),
     ],
 )
