@@ -32,7 +32,7 @@ _PATIENCE, _GAIN = 3, 1e-6
 _SEED = 20_250_102
 _HALVES = 5
 #: Of a ranking: scores held at once, and validation rows looked at, at most.
-_CELLS = 1 << 24
+_CELLS = 1 << 28
 _RANKED_ROWS = 500
 
 #: From (k,) weights and places among the rows weighed on to the metric, higher is better.
@@ -124,7 +124,9 @@ def _ranking_weights(data: ProbeData, scores: Sequence[Score], metric: str) -> n
     held = torch.stack([_standard(score(rows)) for score in scores])
 
     def value(weights: np.ndarray, some: np.ndarray) -> float:
-        mixed = torch.tensordot(torch.from_numpy(weights).to(held.dtype), held[:, some], 1)
+        mixed = torch.zeros(len(some), candidates)
+        for member in np.flatnonzero(weights):  # of dozens a few have a weight
+            mixed.add_(held[member][some], alpha=float(weights[member]))
         chosen = rows[some]
         ranks = ranks_of(lambda asked: mixed[np.searchsorted(chosen, asked)], data.examples, chosen)
         return float(ranked_values(metric, ranks, offsets_of(data.examples, chosen)).mean())
