@@ -42,7 +42,8 @@ def test_offers_and_builds_every_part() -> None:
     assert set(found["objectives"]) == set(SAMPLERS)
     assert set(found["samplers"]) == set(SAMPLERS.values())
 
-    build, settings = found["encoders"]["clue"]
+    build, settings, prepare = found["encoders"]["clue"]
+    assert prepare(settings(), None, None, None) == {}  # nothing is fitted for a random start
     encoder = build(settings(), Vocabulary(pa.array(["a", "b"]), pa.array([2, 1])), {})
     assert isinstance(encoder, Encoder)
     samplers = {name: build(s()) for name, (build, s) in found["samplers"].items()}
