@@ -72,6 +72,7 @@ def contents() -> dict[str, Any]:
             "intrinsic": measured,
             "rows": [control],
             "control": True,
+            "published": True,
         },
         "representation": {
             "name": "users",
@@ -130,6 +131,7 @@ def test_every_part_is_on_the_page_and_text_is_escaped() -> None:
     page = render(contents())
     for words in (
         "has the best mean rank over 2",
+        "how many events a user has",
         "0.800",
         "knowing nothing",
         "0.497",

@@ -223,6 +223,7 @@ class _Evaluation:
                 "command": self.options.command,
                 "version": __version__,
                 "control": self.options.control,
+                "published": self.config.published,
                 "failures": self.failures,
                 "pairs": pairs(self.rows, self.cells, entries),
             },

@@ -246,8 +246,9 @@ def document(
             mean on the validation split, ``p_value`` is of the paired difference to the best of the
             task, null for the best itself.
         intrinsic: one per figure: ``representation run as_of measure value``.
-        about: ``created seconds command version control failures pairs``; ``pairs`` compares every
-            two representations: ``task label_fraction first second difference p_value``.
+        about: ``created seconds command version control published failures pairs``; ``pairs``
+            compares every two representations: ``task label_fraction first second difference
+            p_value``.
     """
     return {
         "format": FORMAT,
