@@ -119,8 +119,6 @@ def section(board: Board) -> str:
 
 def took(board: Board) -> list[str]:
     """How long it took, over all calls that it was done in."""
-    if "probe_seconds" not in board:
-        return []
     training, probes = sum(board["train_seconds"].values()) / 60, board["probe_seconds"] / 60
     return [
         f"- Wall time of {len(board['figures'])} representations on one thread: {training:.0f} "

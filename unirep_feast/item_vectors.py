@@ -42,6 +42,7 @@ def cooccurrence_vectors(sequences: Sequences, dim: int, pairs: int = PAIRS) -> 
         sequences: before the training cut-off.
         dim: numbers per vector.
         pairs: counted at most; where histories have more, users are drawn until they are reached.
+            Memory follows the different pairs among them.
 
     Returns:
         (V, dim) float32 rows of length one by item code; zeros for PAD, MASK, UNK and for items
